@@ -1,0 +1,154 @@
+"""What every container gives: named tensors that say where their bytes lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from stat import S_ISREG
+from typing import Protocol
+
+from llamatools.dtypes import DType
+from llamatools.errors import BadInput, IOFailed
+from llamatools.text import safe
+
+
+class InputFile:
+    """A regular file opened for reading only, and read only at explicit offsets.
+
+    O_NONBLOCK keeps a FIFO from hanging the open; fstat then refuses whatever is not a file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError as e:
+            raise BadInput(f"{safe(path)}: no such file") from e
+        except OSError as e:
+            raise IOFailed(f"{safe(path)}: cannot be opened: {e.strerror}") from e
+        info = os.fstat(self._fd)
+        if not S_ISREG(info.st_mode):
+            self.close()
+            raise BadInput(f"{safe(path)}: is not a regular file")
+        self.size = info.st_size
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes at `offset`; raises BadInput past the end of the file."""
+        buffer = bytearray(size)
+        self.read_into(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill a writable byte view from `offset`."""
+        done = 0
+        while done < len(view):
+            try:
+                got = os.preadv(self._fd, [view[done:]], offset + done)
+            except OSError as e:
+                raise IOFailed(
+                    f"{safe(self.path)}: reading at byte {offset + done} failed: {e.strerror}"
+                ) from e
+            if got == 0:
+                raise BadInput(
+                    f"{safe(self.path)}: ends at byte {offset + done}, "
+                    f"expected data up to byte {offset + len(view)}"
+                )
+            done += got
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"InputFile({str(self.path)!r})"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run of a file under a checksum: a zip entry's bytes. `crc` None: none was stored."""
+
+    start: int
+    size: int
+    crc: int | None
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that lies in a file; nothing of its data has been read."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    file: InputFile = field(repr=False, compare=False)
+    offset: int
+    """Absolute file offset of the first element, in bytes."""
+    strides: tuple[int, ...]
+    """In elements, as torch counts them."""
+    record: Record | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.size
+
+    @cached_property
+    def contiguous(self) -> bool:
+        """Whether the elements lie in row-major order without gaps."""
+        expected = 1
+        for n, s in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if n != 1 and s != expected and self.numel:
+                return False
+            expected *= n
+        return True
+
+
+@dataclass(frozen=True)
+class Container:
+    """One opened file: its kind, its tensors in file order, its free-form metadata."""
+
+    kind: str
+    """"torch" (zip archive with a pickle) or "safetensors"."""
+    file: InputFile
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one tensor's bytes go in a file being written."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class FileLayout(Protocol):
+    """A file planned from names, dtypes and shapes alone: every offset is known beforehand.
+
+    The file is literal(0), slot 0, literal(1), slot 1, ... literal(len(slots)).
+    """
+
+    slots: tuple[Slot, ...]
+    size: int
+    needs_crc: bool
+
+    def literal(self, index: int, crcs: list[int]) -> bytes:
+        """The bytes before slot `index`; `crcs` holds the CRC-32 of every earlier slot."""
+        ...

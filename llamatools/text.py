@@ -14,10 +14,16 @@ def safe(text: object, limit: int = _MAX_NAME) -> str:
     force because colons and hashes at the start are escaped.
     """
     raw = str(text)
-    out = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw[:limit])
+    out = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw[:limit]
+    )
     if out.startswith(("::", "##")):
         out = "\\" + out
     return out + ("…" if len(raw) > limit else "")
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def listing(items: Iterable[object], limit: int = 5) -> str:

@@ -24,12 +24,15 @@ class InputFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._fd = -1
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError as e:
             raise BadInput(f"{safe(path)}: no such file") from e
         except OSError as e:
             raise IOFailed(f"{safe(path)}: cannot be opened: {e.strerror}") from e
+        except ValueError as e:  # a NUL, or what the file system's encoding does not have
+            raise BadInput(f"{safe(path)}: not a file name") from e
         info = os.fstat(self._fd)
         if not S_ISREG(info.st_mode):
             self.close()
@@ -42,6 +45,11 @@ class InputFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes at `offset`; raises BadInput past the end of the file."""
+        if offset + size > self.size:  # before memory is taken for what is not there
+            raise BadInput(
+                f"{safe(self.path)}: ends at byte {self.size}, "
+                f"expected data up to byte {offset + size}"
+            )
         buffer = bytearray(size)
         self.read_into(memoryview(buffer), offset)
         return bytes(buffer)
@@ -145,9 +153,16 @@ class FileLayout(Protocol):
     The file is literal(0), slot 0, literal(1), slot 1, ... literal(len(slots)).
     """
 
-    slots: tuple[Slot, ...]
-    size: int
-    needs_crc: bool
+    @property
+    def slots(self) -> tuple[Slot, ...]: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def needs_crc(self) -> bool:
+        """Whether literal() uses the CRCs it is given."""
+        ...
 
     def literal(self, index: int, crcs: list[int]) -> bytes:
         """The bytes before slot `index`; `crcs` holds the CRC-32 of every earlier slot."""

@@ -1,0 +1,79 @@
+"""llamatools: detect, convert, fingerprint and prove Llama checkpoints.
+
+    import llamatools
+
+    with llamatools.open_checkpoint("Llama-3.1-8B") as ck:
+        ck.spec, ck.identity.title            # what it is
+        for name, tensor in ck.values.items():  # lazy: shapes and dtypes, no data
+            print(name, tensor.dtype, tensor.shape)
+
+    llamatools.convert("Llama-3.1-8B", "out", llamatools.Options(to="hf"))
+    llamatools.fingerprint("out").digest
+
+Names are resolved on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from llamatools._version import __version__
+
+if TYPE_CHECKING:
+    from llamatools.checkpoint import Checkpoint, open_checkpoint
+    from llamatools.convert import Prepared, convert, prepare, run
+    from llamatools.errors import LlamatoolsError
+    from llamatools.fingerprints import Fingerprint, differences, fingerprint
+    from llamatools.inspection import inspection
+    from llamatools.plan.build import Options, plan_conversion
+    from llamatools.plan.plan import Plan
+    from llamatools.reading import read_tensor
+    from llamatools.spec import ModelSpec, RopeScaling
+
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "Fingerprint": "fingerprints",
+    "LlamatoolsError": "errors",
+    "ModelSpec": "spec",
+    "Options": "plan.build",
+    "Plan": "plan.plan",
+    "Prepared": "convert",
+    "RopeScaling": "spec",
+    "convert": "convert",
+    "differences": "fingerprints",
+    "fingerprint": "fingerprints",
+    "inspection": "inspection",
+    "open_checkpoint": "checkpoint",
+    "plan_conversion": "plan.build",
+    "prepare": "convert",
+    "read_tensor": "reading",
+    "run": "convert",
+}
+
+__all__ = [
+    "Checkpoint",
+    "Fingerprint",
+    "LlamatoolsError",
+    "ModelSpec",
+    "Options",
+    "Plan",
+    "Prepared",
+    "RopeScaling",
+    "__version__",
+    "convert",
+    "differences",
+    "fingerprint",
+    "inspection",
+    "open_checkpoint",
+    "plan_conversion",
+    "prepare",
+    "read_tensor",
+    "run",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"llamatools.{_HOMES[name]}"), name)

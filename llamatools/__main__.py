@@ -1,0 +1,5 @@
+"""`python -m llamatools`."""
+
+from llamatools.cli.main import run
+
+run()

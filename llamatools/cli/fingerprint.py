@@ -1,0 +1,81 @@
+"""`llamatools fingerprint`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from llamatools.cli.options import SOURCE, json_option, run_options
+
+if TYPE_CHECKING:
+    from llamatools.fingerprints import Fingerprint
+
+_SCHEMA = "https://llamatools.dev/schemas/fingerprint-1.json"
+
+
+@click.command()
+@click.argument("source", type=SOURCE, metavar="SRC")
+@click.argument("other", type=SOURCE, metavar="[SRC2]", required=False)
+@click.option("--tensors", is_flag=True, help="Also the digest of every tensor.")
+@run_options
+@json_option
+def fingerprint(
+    source: str,
+    other: str | None,
+    tensors: bool,
+    as_json: bool,
+    quiet: bool,
+    jobs: int | None,
+    max_memory: int,
+) -> int:
+    """One digest of the model SRC, equal for every lossless layout of it.
+
+    With SRC2, names the tensors in which the two models differ, and exits 1 if there are any.
+    """
+    from llamatools.cli.progress import progress
+    from llamatools.fingerprints import differences
+    from llamatools.fingerprints import fingerprint as compute
+
+    def of(path: str) -> Fingerprint:
+        with progress("fingerprint", quiet=quiet or as_json) as begin:
+            return compute(path, jobs=jobs, max_memory=max_memory, begin=begin)
+
+    found = [(path, of(path)) for path in (source, other) if path is not None]
+    different = differences(found[0][1], found[1][1]) if other is not None else []
+    if as_json:
+        report: dict[str, object] = {
+            "$schema": _SCHEMA,
+            "fingerprints": [
+                {
+                    "source": path,
+                    "fingerprint": f.digest,
+                    **({"tensors": _tensors(f)} if tensors else {}),
+                }
+                for path, f in found
+            ],
+        }
+        if other is not None:
+            report["equal"] = not different
+            report["different"] = [d.name for d in different]
+        click.echo(json.dumps(report, indent=2))
+        return 1 if different else 0
+    for path, f in found:
+        click.echo(f"{f.digest}  {path}")
+        if tensors:
+            for name in sorted(f.tensors):
+                t = f.tensors[name]
+                click.echo(f"  {t.blake3}  {t.dtype} {list(t.shape)} {name}")
+    for d in different:
+        click.echo(f"differs: {d.name}: {d.left or 'absent'} | {d.right or 'absent'}")
+    if other is not None and not different:
+        click.echo("equal: every tensor is the same, bit for bit")
+    return 1 if different else 0
+
+
+def _tensors(f: Fingerprint) -> list[dict[str, object]]:
+    return [
+        {"name": name, "dtype": t.dtype, "shape": list(t.shape), "blake3": t.blake3}
+        for name, t in sorted(f.tensors.items())
+    ]

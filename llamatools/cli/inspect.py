@@ -1,0 +1,30 @@
+"""`llamatools inspect`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from llamatools.cli.options import SOURCE, json_option
+
+
+@click.command()
+@click.argument("source", type=SOURCE, metavar="SRC")
+@json_option
+def inspect(source: str, as_json: bool) -> None:
+    """Say which Llama the checkpoint SRC is, and why.
+
+    Reads headers and configs, never the weights themselves.
+    """
+    from llamatools.checkpoint import open_checkpoint
+    from llamatools.inspection import inspection
+
+    with open_checkpoint(source, probe=False) as opened:
+        report = inspection(opened)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return
+    from llamatools.cli.render import show_inspection
+
+    show_inspection(report)

@@ -1,0 +1,39 @@
+"""The command line: `llamatools COMMAND`. Importing this costs click and nothing more."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from llamatools._version import __version__
+from llamatools.cli import failures
+from llamatools.cli.convert import convert
+from llamatools.cli.fingerprint import fingerprint
+from llamatools.cli.inspect import inspect
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 holds, 1 a check did not hold, 2 usage, 3 bad input, 4 input/output, "
+    "5 output exists, 130/143 stopped.",
+)
+@click.version_option(__version__, prog_name="llamatools")
+def cli() -> None:
+    """Detect, convert and fingerprint Llama checkpoints, losslessly."""
+
+
+for _command in (convert, inspect, fingerprint):
+    cli.add_command(_command)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise failures.Terminated(number)
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(failures.guard(lambda: cli(standalone_mode=False), sys.argv[1:]))

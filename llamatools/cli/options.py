@@ -1,0 +1,66 @@
+"""Options that several commands share, and their types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+_UNITS = {
+    "": 1, "B": 1,
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40,
+}  # fmt: skip
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """Bytes: 5GB (10^9), 256MiB (2^20), or a plain number."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([a-zA-Z]*)", value)
+        unit = _UNITS.get(match[2].upper()) if match else None
+        size = int(float(match[1]) * unit) if match and unit else 0
+        if size <= 0:
+            self.fail(f"{value!r} is not a size; write it like 5GB or 256MiB", param, ctx)
+        return size
+
+
+SIZE = Size()
+
+SOURCE = click.Path(exists=False)
+
+
+def run_options(command: F) -> F:
+    """--jobs, --max-memory and --quiet, for commands that read whole models."""
+    for option in (
+        click.option(
+            "--jobs",
+            type=click.IntRange(1, 64),
+            help="Worker threads.  [default: processors, max 4]",
+        ),
+        click.option(
+            "--max-memory",
+            type=SIZE,
+            default="256MiB",
+            show_default=True,
+            help="Bytes of buffers, whatever the model's size.",
+        ),
+        click.option("--quiet", "-q", is_flag=True, help="No progress and no summary."),
+    ):
+        command = option(command)
+    return command
+
+
+def json_option(command: F) -> F:
+    """--json"""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON (see schemas/).")(
+        command
+    )

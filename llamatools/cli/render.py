@@ -1,0 +1,176 @@
+"""Reports as a person reads them on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from llamatools.text import count, nbytes, safe
+
+Report = dict[str, Any]
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _pairs() -> Table:
+    """Labels and values, no lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _row(table: Table, label: str, *values: object) -> None:
+    table.add_row(label, *(escape(safe(v, 400)) for v in values))
+
+
+def _remarks(console: Console, report: Report) -> None:
+    for conflict in report["conflicts"]:
+        console.print(f"[yellow]conflict:[/] {escape(safe(conflict, 400))}")
+    for note in report["notes"]:
+        console.print(f"[dim]note:[/] {escape(safe(note, 400))}")
+    if report.get("buffers_dropped"):
+        dropped = count(len(report["buffers_dropped"]), "buffer")
+        console.print(f"[dim]note:[/] {dropped} in the files that are no weights (rotary tables)")
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def show_inspection(report: Report) -> None:
+    """`inspect`."""
+    console = _console()
+    a, model = report["architecture"], report["model"]
+    console.print(f"[bold]{escape(model['title'])}[/]")
+    table = _pairs()
+    files = count(len(report["files"]), "file")
+    size = nbytes(sum(f["bytes"] for f in report["files"]))
+    _row(table, "layout", f"{report['layout']} in {report['container']}, {files}, {size}")
+    if report["shards"] > 1:
+        _row(table, "shards", f"{report['shards']} model-parallel files")
+    _row(table, "parameters", _parameters(report["parameters"]))
+    _row(table, "by group", ", ".join(_groups(report["parameters"]["by_group"])))
+    dtypes = (
+        f"{name} {count(d['tensors'], 'tensor')}, {nbytes(d['bytes'])}"
+        for name, d in report["dtypes"].items()
+    )
+    _row(table, "dtypes", "; ".join(dtypes))
+    _row(
+        table,
+        "shape",
+        f"dim {a['dim']:,}, {count(a['n_layers'], 'layer')}, ffn {a['ffn_dim']:,}, "
+        f"vocabulary {a['vocab_size']:,}{', tied' if a['tied'] else ''}",
+    )
+    _row(
+        table,
+        "attention",
+        f"{a['attention']}: {count(a['n_heads'], 'head')} of {a['head_dim']}, "
+        f"{a['n_kv_heads']} for keys and values",
+    )
+    _row(table, "rope", _rope(a))
+    _row(table, "norm eps", f"{a['norm_eps']:g}")
+    console.print(table)
+    _evidence(console, model)
+    _remarks(console, report)
+
+
+def _parameters(p: Report) -> str:
+    text = f"{p['unique']:,}"
+    return text if p["stored"] == p["unique"] else f"{text} ({p['stored']:,} stored)"
+
+
+def _groups(groups: dict[str, int]) -> Iterable[str]:
+    return (f"{name} {n:,}" for name, n in groups.items())
+
+
+def _rope(a: Report) -> str:
+    text = f"theta {a['rope_theta']:,.0f}"
+    if a["rope_scaling"]:
+        text += f", {a['rope_scaling']['kind']} scaling x{a['rope_scaling']['factor']:g}"
+    return text + (f", context {a['context']:,}" if a["context"] else "")
+
+
+def _evidence(console: Console, model: Report) -> None:
+    agree = [e["what"] for e in model["evidence"] if e["agrees"]]
+    reference = model["official"] or model["generation"]
+    if agree:
+        console.print(f"[dim]because[/] {', '.join(agree)} [dim]are those of[/] {reference}")
+    for e in model["evidence"]:
+        if not e["agrees"]:
+            console.print(
+                f"[yellow]but[/]     {e['what']} is {escape(_number(e['found']))}, "
+                f"not {escape(_number(e['official']))}"
+            )
+
+
+def show_plan(report: Report) -> None:
+    """`convert --dry-run`."""
+    console = _console()
+    console.print(f"[bold]{escape(report['model']['title'])}[/] -> {escape(report['out'])}")
+    files = Table(box=None, pad_edge=False, header_style="dim")
+    files.add_column("file")
+    files.add_column("bytes", justify="right")
+    files.add_column("tensors", justify="right")
+    for f in report["files"]:
+        files.add_row(escape(f["name"]), f"{f['bytes']:,}", f"{f['tensors']:,}")
+    for name, size in report["documents"].items():
+        files.add_row(escape(name), f"{size:,}", "")
+    for name in report["travelling_files"]:
+        files.add_row(escape(safe(name)), "unchanged", "")
+    console.print(files)
+    table = _pairs()
+    _row(table, "read", nbytes(report["bytes_read"]))
+    _row(table, "written", nbytes(report["bytes_written"]))
+    _row(
+        table, "disk", f"{nbytes(report['disk_needed'])} needed, {nbytes(report['disk_free'])} free"
+    )
+    _row(
+        table, "buffers", f"{nbytes(report['buffer_bytes'])} with {count(report['jobs'], 'worker')}"
+    )
+    changes = report["dtype_changes"]
+    kinds = sorted({f"{c['before']} to {c['after']}" for c in changes})
+    _row(
+        table,
+        "dtypes",
+        f"{count(len(changes), 'tensor')} cast ({', '.join(kinds)})" if changes else "all kept",
+    )
+    console.print(table)
+    _remarks(console, report)
+    console.print("[dim]nothing was written (--dry-run)[/]")
+
+
+def show_conversion(out: str, report: Report) -> None:
+    """`convert`."""
+    console = _console()
+    total = sum(f["bytes"] for f in report["files"])
+    console.print(
+        f"[bold]{escape(report['model']['title'])}[/] -> {escape(safe(out))}: "
+        f"{count(len(report['files']), 'file')}, {nbytes(total)}"
+    )
+    console.print(f"fingerprint {report['fingerprint']}")
+    if not report["lossless"]:
+        _casts(console, report["casts"])
+    _remarks(console, {**report, "buffers_dropped": report["source"]["buffers_dropped"]})
+
+
+def _casts(console: Console, casts: list[Report]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("cast tensors", "values", "changed", "overflowed", "flushed to zero"):
+        table.add_column(heading, justify="left" if heading == "cast tensors" else "right")
+    keys = ("values", "changed", "overflowed", "flushed_to_zero")
+    for kind in sorted({(c["before"], c["after"]) for c in casts}):
+        group = [c for c in casts if (c["before"], c["after"]) == kind]
+        sums = (f"{sum(c.get(k, 0) for c in group):,}" for k in keys)
+        table.add_row(f"{len(group):,} {kind[0]} to {kind[1]}", *sums)
+    console.print(table)
+    if any(c.get("overflowed") for c in casts):
+        console.print("[red]warning:[/] values overflowed to infinity; see llamatools.json")

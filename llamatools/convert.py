@@ -1,0 +1,122 @@
+"""Conversion from end to end: open, plan, run, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import fsync
+from pathlib import Path
+
+from blake3 import blake3
+
+from llamatools.checkpoint import Checkpoint, open_checkpoint
+from llamatools.containers.base import InputFile
+from llamatools.engine.execute import DEFAULT_MEMORY, Resources, execute, resources
+from llamatools.engine.publish import check_paths, check_space, publish, staging, write_document
+from llamatools.engine.sink import io_failed
+from llamatools.jsonio import dump_json
+from llamatools.manifest import NAME as MANIFEST
+from llamatools.manifest import build_manifest
+from llamatools.plan.build import Options, plan_conversion
+from llamatools.plan.plan import Plan
+
+_COPY_BYTES = 4 << 20
+_DOCUMENT_RESERVE = 1 << 20
+"""Space set aside for the manifest, whose size is not known beforehand, per thousand tensors."""
+
+Begin = Callable[[int], Callable[[int], None]]
+"""Called with the bytes of model data to come; returns what takes note of bytes done."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A conversion that is planned and checked, and has written nothing."""
+
+    source: Checkpoint
+    out: Path
+    options: Options
+    plan: Plan
+    limits: Resources
+    force: bool
+
+    @property
+    def disk_needed(self) -> int:
+        """Bytes the output takes, its manifest estimated."""
+        travellers = sum(
+            (self.source.folder.path / name).stat().st_size for name in self.plan.travellers
+        )
+        manifest = _DOCUMENT_RESERVE * (1 + len(self.plan.steps) // 1000)
+        return self.plan.write_bytes + travellers + manifest
+
+
+def prepare(
+    source: Checkpoint,
+    out: str | Path,
+    options: Options,
+    *,
+    jobs: int | None = None,
+    max_memory: int = DEFAULT_MEMORY,
+    force: bool = False,
+) -> Prepared:
+    """Plan a conversion and check everything that can be checked before the first byte."""
+    target = Path(out)
+    check_paths(source.path, target, force=force)
+    plan = plan_conversion(source, options)
+    return Prepared(source, target, options, plan, resources(plan, jobs, max_memory), force)
+
+
+def run(prepared: Prepared, begin: Begin = lambda total: lambda done: None) -> dict[str, object]:
+    """Write the output and publish it; returns its manifest."""
+    plan, source = prepared.plan, prepared.source
+    check_space(prepared.out, prepared.disk_needed)
+    with staging(prepared.out) as folder:
+        files: dict[str, tuple[int, str]] = {}
+        for name, data in plan.documents.items():
+            write_document(folder / name, data)
+            files[name] = len(data), blake3(data).hexdigest()
+        for name in plan.travellers:
+            files[name] = _copy(source.folder.path / name, folder / name)
+        progress = begin(sum(s.value.nbytes for s in plan.steps))
+        outcome = execute(plan, prepared.limits, folder, progress)
+        for f in plan.files:
+            files[f.name] = f.layout.size, outcome.files[f.name]
+        manifest = build_manifest(source, prepared.options, plan, outcome, files)
+        write_document(folder / MANIFEST, dump_json(manifest))
+        publish(folder, prepared.out, force=prepared.force)
+    return manifest
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    options: Options,
+    *,
+    jobs: int | None = None,
+    max_memory: int = DEFAULT_MEMORY,
+    force: bool = False,
+) -> dict[str, object]:
+    """Convert a checkpoint; returns the manifest, which is also in the output.
+
+    Raises an error of llamatools.errors, and then leaves no output behind.
+    """
+    with open_checkpoint(source) as opened:
+        return run(prepare(opened, out, options, jobs=jobs, max_memory=max_memory, force=force))
+
+
+def _copy(source: Path, target: Path) -> tuple[int, str]:
+    """Copy a file that travels unchanged; returns its size and BLAKE3."""
+    file = InputFile(source)
+    hasher = blake3()
+    try:
+        with target.open("xb") as out:
+            for at in range(0, file.size, _COPY_BYTES):
+                block = file.read(at, min(_COPY_BYTES, file.size - at))
+                hasher.update(block)
+                out.write(block)
+            out.flush()
+            fsync(out.fileno())
+    except OSError as e:
+        raise io_failed(target, "writing", e) from e
+    finally:
+        file.close()
+    return file.size, hasher.hexdigest()

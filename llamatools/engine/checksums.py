@@ -1,0 +1,62 @@
+"""Checks the CRC-32 that a zip archive stores for a record, from the pieces a run happens to read.
+
+Pieces come in any order and from any thread; CRCs of neighbours are combined arithmetically, so
+nothing is read twice. A record of which only a part was needed cannot be checked, and is counted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from zlib_ng.zlib_ng import crc32, crc32_combine
+
+from llamatools.containers.base import InputFile, Record
+from llamatools.errors import BadInput
+from llamatools.plan.expr import Bits
+from llamatools.text import safe
+
+_Key = tuple[InputFile, Record]
+
+
+class RecordChecks:
+    def __init__(self) -> None:
+        self._pieces: dict[_Key, dict[int, tuple[int, int]]] = {}
+        self._lock = threading.Lock()
+
+    def saw(self, file: InputFile, record: Record, offset: int, data: Bits) -> None:
+        """Take note of bytes read from absolute `offset`."""
+        piece = data.nbytes, crc32(data.data)
+        with self._lock:
+            self._pieces.setdefault((file, record), {})[offset] = piece
+
+    def finish(self) -> tuple[int, int]:
+        """(records checked, records read only in part); BadInput names every mismatch."""
+        problems = []
+        checked = partial = 0
+        for (file, record), pieces in self._pieces.items():
+            found = _combine(record, iter(sorted(pieces.items())))
+            if found is None:
+                partial += 1
+                continue
+            checked += 1
+            if found != record.crc:
+                problems.append(
+                    f"{safe(file.path)}: the data at bytes {record.start} to "
+                    f"{record.start + record.size} has CRC-32 {found:08x}, "
+                    f"the archive says {record.crc:08x}"
+                )
+        if problems:
+            raise BadInput(problems, hint="the file is damaged: fetch it again")
+        return checked, partial
+
+
+def _combine(record: Record, pieces: Iterator[tuple[int, tuple[int, int]]]) -> int | None:
+    """The CRC of the whole record; None where the pieces leave a gap."""
+    at, crc = record.start, 0
+    for offset, (size, piece) in pieces:
+        if offset != at:
+            return None
+        crc = crc32_combine(crc, piece, size)
+        at += size
+    return crc if at == record.start + record.size else None

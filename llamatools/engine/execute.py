@@ -1,0 +1,258 @@
+"""Runs a plan: every step streamed in blocks of rows, on a few threads, digested on the way.
+
+Blocks are numbered in the order in which their bytes stand in the files. Workers take them in
+that order, read, compute and write them in parallel (positional reads and writes need no order),
+and pass two turnstiles in block order: one digests the canonical tensor, one the output files.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blake3 import blake3
+
+from llamatools.containers.base import StoredTensor
+from llamatools.engine.checksums import RecordChecks
+from llamatools.engine.context import PlainContext
+from llamatools.engine.digest import tensor_hasher
+from llamatools.engine.sink import Sink
+from llamatools.engine.turnstile import Stopped, Turnstile
+from llamatools.errors import LlamatoolsError, UsageError
+from llamatools.plan.expr import Bits, pairs_from_halves
+from llamatools.plan.plan import Plan, Step, Target
+from llamatools.text import nbytes
+
+DEFAULT_MEMORY = 256 << 20
+_BLOCK_BYTES = 8 << 20
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes of model data just finished, from any thread."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How many workers, in blocks of how many bytes, with how much scratch memory each."""
+
+    jobs: int
+    block_bytes: int
+    arena_bytes: int
+
+    @property
+    def peak(self) -> int:
+        return self.jobs * self.arena_bytes
+
+
+def resources(plan: Plan, jobs: int | None = None, memory: int = DEFAULT_MEMORY) -> Resources:
+    """The largest blocks, then the most workers, that the byte budget allows.
+
+    Raises UsageError where even single granules on one worker exceed the budget.
+    """
+    wanted = jobs or min(4, os.cpu_count() or 1)
+    for workers in range(wanted, 0, -1):
+        block = _BLOCK_BYTES
+        while block >= 1 << 16:
+            if workers * plan.peak(block) <= memory:
+                return Resources(workers, block, plan.peak(block))
+            block //= 2
+    raise UsageError(
+        f"--max-memory {nbytes(memory)} is too little for this model: "
+        f"its largest indivisible block needs {nbytes(plan.peak(1))}"
+    )
+
+
+@dataclass
+class Outcome:
+    """What a run found out on the way."""
+
+    tensors: dict[str, str] = field(default_factory=dict)
+    """Canonical name -> BLAKE3 of the tensor as written."""
+    files: dict[str, str] = field(default_factory=dict)
+    """File name -> BLAKE3 of the file."""
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Canonical name -> statistics of its cast, where there was one."""
+    records_checked: int = 0
+    records_partial: int = 0
+
+
+@dataclass(frozen=True)
+class _Block:
+    number: int
+    step: Step
+    start: int
+    stop: int
+
+
+class _Worker(PlainContext):
+    """Context for expressions: one thread's scratch memory, and the run's shared books."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__(run.limits.arena_bytes)
+        self._run = run
+
+    def read(self, tensor: StoredTensor, offset: int, out: Bits) -> None:
+        super().read(tensor, offset, out)
+        if tensor.record is not None and tensor.record.crc is not None and tensor.contiguous:
+            self._run.checks.saw(tensor.file, tensor.record, offset, out)
+
+    def note(self, key: str, counts: Mapping[str, int]) -> None:
+        self._run.note(key, counts)
+
+
+def _size(block: Bits) -> tuple[int, int]:
+    rows, columns = block.shape
+    return rows, columns
+
+
+class _Run:
+    def __init__(self, plan: Plan, limits: Resources, folder: Path | None, progress: Progress):
+        self.limits = limits
+        self.checks = RecordChecks()
+        self.outcome = Outcome()
+        self.sinks: list[Sink] = []
+        self._plan = plan
+        self._progress = progress
+        self._blocks = self._enumerate()
+        self._lock = threading.Lock()
+        self._tensor_turn = Turnstile()
+        self._file_turn = Turnstile()
+        self._hasher: blake3 | None = None
+        self._failures: list[BaseException] = []
+        for f in plan.files:
+            assert folder is not None, "a plan that writes files needs a folder"
+            self.sinks.append(Sink(folder / f.name, f.layout))
+
+    def _enumerate(self) -> Iterator[_Block]:
+        number = 0
+        for step in self._plan.steps:
+            height = self._plan.block_rows(step, self.limits.block_bytes)
+            for start in range(0, step.value.rows, height):
+                yield _Block(number, step, start, min(start + height, step.value.rows))
+                number += 1
+
+    def note(self, key: str, counts: Mapping[str, int]) -> None:
+        with self._lock:
+            known = self.outcome.counts.setdefault(key, {})
+            for what, n in counts.items():
+                known[what] = known.get(what, 0) + n
+
+    def work(self) -> None:
+        """One worker thread's life."""
+        try:
+            worker = _Worker(self)
+            while True:
+                with self._lock:
+                    block = next(self._blocks, None)
+                if block is None:
+                    return
+                self._process(block, worker)
+        except Stopped:
+            pass
+        except BaseException as e:
+            self.fail(e)
+
+    def fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._failures.append(error)
+        self.stop()
+
+    def stop(self) -> None:
+        self._tensor_turn.stop()
+        self._file_turn.stop()
+
+    def raise_failure(self) -> None:
+        if self._failures:
+            # A problem of the input or the disk explains the rest, whichever came first.
+            known = [e for e in self._failures if isinstance(e, LlamatoolsError)]
+            raise (known or self._failures)[0]
+
+    def _process(self, block: _Block, worker: _Worker) -> None:
+        value = block.step.value
+        rows = block.stop - block.start
+        with worker.scratch(rows, value.columns, value.dtype) as canonical, ExitStack() as stack:
+            value.fill(canonical, block.start, worker)
+            with self._tensor_turn.turn(block.number):
+                self._digest_tensor(block, canonical)
+            pieces = self._pieces(block, canonical, worker, stack)
+            for target, offset, piece in pieces:
+                self.sinks[target.file].write(offset, piece.data)
+            with self._file_turn.turn(block.number):
+                for target, _, piece in pieces:
+                    self.sinks[target.file].digest(target.slot, piece)
+        self._progress(rows * value.row_bytes)
+
+    def _digest_tensor(self, block: _Block, canonical: Bits) -> None:
+        value = block.step.value
+        if block.start == 0:
+            self._hasher = tensor_hasher(value.dtype, value.shape)
+        assert self._hasher is not None
+        self._hasher.update(canonical.data)
+        if block.stop == value.rows:
+            self.outcome.tensors[block.step.name] = self._hasher.hexdigest()
+
+    def _pieces(
+        self, block: _Block, canonical: Bits, worker: _Worker, stack: ExitStack
+    ) -> list[tuple[Target, int, Bits]]:
+        """(target, file offset, contiguous bytes) for every part of the block that is written."""
+        step, value = block.step, block.step.value
+        native = canonical
+        if step.pair_heads and step.targets:
+            native = stack.enter_context(worker.scratch(*_size(canonical), value.dtype))
+            pairs_from_halves(canonical, native, value.rows // step.pair_heads)
+        out: list[tuple[Target, int, Bits]] = []
+        for t in step.targets:
+            slot = self._plan.files[t.file].layout.slots[t.slot]
+            if t.axis == 0:
+                lo, hi = max(block.start, t.start), min(block.stop, t.stop)
+                if lo >= hi:
+                    continue
+                piece = native[lo - block.start : hi - block.start]
+                first = lo - t.start
+            else:
+                piece, first = native[:, t.start : t.stop], block.start
+                if not piece.flags.c_contiguous:
+                    compact = stack.enter_context(worker.scratch(*_size(piece), value.dtype))
+                    compact[...] = piece
+                    piece = compact
+            row_bytes = piece.shape[1] * value.dtype.size
+            out.append((t, slot.start + first * row_bytes, piece))
+        return out
+
+    def finish(self) -> Outcome:
+        out = self.outcome
+        out.records_checked, out.records_partial = self.checks.finish()
+        for f, sink in zip(self._plan.files, self.sinks, strict=True):
+            out.files[f.name] = sink.finish()
+        return out
+
+    def close(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+
+def execute(
+    plan: Plan, limits: Resources, folder: Path | None = None, progress: Progress = lambda n: None
+) -> Outcome:
+    """Run a plan; its weight files are created in `folder`, complete and synced on return.
+
+    The first failure, or a signal, stops all workers before it is raised.
+    """
+    run = _Run(plan, limits, folder, progress)
+    threads = [threading.Thread(target=run.work, daemon=True) for _ in range(limits.jobs)]
+    try:
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        run.raise_failure()
+        return run.finish()
+    finally:
+        run.stop()
+        for t in threads:
+            if t.ident is not None:
+                t.join()
+        run.close()

@@ -1,0 +1,73 @@
+"""Looks at a little tensor data where headers alone cannot tell: are two tensors the same?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llamatools.containers.base import StoredTensor
+from llamatools.engine.context import PlainContext
+from llamatools.plan.expr import Expr
+
+_BLOCK_BYTES = 2 << 20
+_SAMPLES = 3
+
+
+def alike(a: Expr, b: Expr) -> bool:
+    """Whether a few blocks, spread over two tensors, are equal and say something.
+
+    Blocks of one repeated value (a file of zeros) are no evidence and count as unequal.
+    """
+    if not _comparable(a, b):
+        return False
+    height = max(1, (1 << 16) // max(1, a.row_bytes))
+    starts = {max(0, (a.rows - height) * i // (_SAMPLES - 1)) for i in range(_SAMPLES)}
+    return _blocks_equal(a, b, sorted(starts), height, varied=True)
+
+
+def equal(a: Expr, b: Expr) -> bool:
+    """Whether two tensors are equal bit for bit, read in blocks until they differ."""
+    if not _comparable(a, b):
+        return False
+    height = max(1, _BLOCK_BYTES // max(1, a.row_bytes))
+    return _blocks_equal(a, b, list(range(0, a.rows, height)), height, varied=False)
+
+
+def _comparable(a: Expr, b: Expr) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+def _blocks_equal(a: Expr, b: Expr, starts: list[int], height: int, *, varied: bool) -> bool:
+    ctx = PlainContext(
+        2 * height * a.row_bytes + max(a.scratch_bytes(height), b.scratch_bytes(height))
+    )
+    some_variety = not varied
+    for start in starts:
+        rows = min(height, a.rows - start)
+        with (
+            ctx.scratch(rows, a.columns, a.dtype) as left,
+            ctx.scratch(rows, a.columns, a.dtype) as right,
+        ):
+            a.fill(left, start, ctx)
+            b.fill(right, start, ctx)
+            if not np.array_equal(left, right):
+                return False
+            some_variety = some_variety or bool((left != left.flat[0]).any())
+    return some_variety
+
+
+def checksums_agree(a: Expr, b: Expr) -> bool:
+    """Whether headers alone say that two tensors are equal: the same bytes, or records of equal
+    size and CRC. False where they differ or nothing tells."""
+    pairs = list(zip(a.reads(), b.reads(), strict=False))
+    return _comparable(a, b) and all(_same_record(x, y) for x, y in pairs)
+
+
+def _same_record(x: StoredTensor, y: StoredTensor) -> bool:
+    if (x.dtype, x.shape, x.strides) != (y.dtype, y.shape, y.strides):
+        return False
+    if x.file is y.file and x.offset == y.offset:
+        return True
+    if x.record is None or y.record is None or x.record.crc is None:
+        return False
+    whole = x.nbytes == x.record.size == y.record.size
+    return whole and x.record.crc == y.record.crc

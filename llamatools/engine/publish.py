@@ -1,0 +1,128 @@
+"""Output appears whole or not at all: built in a sibling folder, synced, then renamed once."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llamatools.engine.sink import io_failed
+from llamatools.errors import IOFailed, OutputExists, UsageError
+from llamatools.text import nbytes, safe
+
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check_paths(source: Path, out: Path, *, force: bool) -> None:
+    """Refuse an output that is taken, or that lies in, around or on the input."""
+    src, dst = source.resolve(), out.resolve()
+    home = src if src.is_dir() else src.parent
+    if dst == home or home in dst.parents or dst in (*home.parents, src):
+        raise UsageError(
+            f"the output {safe(out)} is the input, or lies inside or around it",
+            hint="choose an output folder beside the input",
+        )
+    if not out.parent.resolve().is_dir():
+        raise UsageError(f"{safe(out.parent)}: no such folder to put the output in")
+    if os.path.lexists(out) and not force:
+        raise OutputExists(f"{safe(out)} exists already", hint="choose another name, or --force")
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir()):
+        raise OutputExists(f"{safe(out)} is not a folder, and is not replaced")
+
+
+def free_bytes(out: Path) -> int:
+    """Space that the file system of `out` has for us."""
+    info = os.statvfs(out.parent.resolve())
+    return info.f_bavail * info.f_frsize
+
+
+def check_space(out: Path, needed: int) -> None:
+    """IOFailed where the output would not fit."""
+    free = free_bytes(out)
+    if needed > free:
+        raise IOFailed(
+            f"{safe(out.parent.resolve())}: {nbytes(needed)} are needed, {nbytes(free)} are free",
+            hint="free space or choose another disk",
+        )
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A fresh folder beside `out`, removed with all it holds unless it was published."""
+    parent = out.parent.resolve()
+    folder = parent / f".{out.name}.llamatools-{secrets.token_hex(4)}"
+    try:
+        folder.mkdir()
+    except OSError as e:
+        raise io_failed(folder, "creating the folder", e) from e
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_document(path: Path, data: bytes) -> None:
+    """A small file, whole and synced."""
+    try:
+        with path.open("xb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError as e:
+        raise io_failed(path, "writing", e) from e
+
+
+def publish(folder: Path, out: Path, *, force: bool) -> None:
+    """Give a finished staging folder its name, in one step, and make that durable."""
+    _sync_folder(folder)
+    target = out.parent.resolve() / out.name
+    if force and os.path.lexists(target):
+        # Afterwards the staging folder holds the old output, and is removed with it.
+        if not _rename(folder, target, _RENAME_EXCHANGE):
+            _replace_in_two_steps(folder, target)
+    elif not _rename(folder, target, _RENAME_NOREPLACE):
+        if os.path.lexists(target):
+            raise OutputExists(f"{safe(out)} exists already", hint="choose another name")
+        folder.rename(target)
+    _sync_folder(target.parent)
+
+
+def _replace_in_two_steps(folder: Path, target: Path) -> None:
+    """For file systems that cannot exchange two names: there is a moment without output."""
+    old = folder.with_name(folder.name + ".old")
+    target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _rename(old: Path, new: Path, flag: int) -> bool:
+    """renameat2; False where the system or the file system does not know the flag."""
+    call = getattr(_libc, "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flag) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL):
+        return False
+    if code == errno.EEXIST:
+        raise OutputExists(f"{safe(new)} exists already", hint="choose another name")
+    raise io_failed(new, "renaming the finished output", OSError(code, os.strerror(code)))
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        raise io_failed(folder, "fsync", e) from e
+    finally:
+        os.close(fd)

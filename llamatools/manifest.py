@@ -1,0 +1,78 @@
+"""llamatools.json: what an output is, where it came from, and the digests that prove it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from llamatools._version import __version__
+from llamatools.checkpoint import Checkpoint
+from llamatools.engine.digest import fingerprint
+from llamatools.engine.execute import Outcome
+from llamatools.plan.build import Options
+from llamatools.plan.passes.cast import casts
+from llamatools.plan.plan import Plan
+
+NAME = "llamatools.json"
+SCHEMA = "https://llamatools.dev/schemas/manifest-1.json"
+
+
+def build_manifest(
+    source: Checkpoint,
+    options: Options,
+    plan: Plan,
+    outcome: Outcome,
+    files: Mapping[str, tuple[int, str]],
+) -> dict[str, object]:
+    """The manifest of a finished run. `files`: name -> (bytes, BLAKE3), of every file written.
+
+    It holds nothing that differs between two runs of one command: no times, no absolute paths.
+    """
+    return {
+        "$schema": SCHEMA,
+        "tool": {"name": "llamatools", "version": __version__},
+        "fingerprint": fingerprint(outcome.tensors),
+        "lossless": not casts(plan),
+        "source": {
+            "layout": source.layout.name,
+            "container": source.container,
+            "files": [{"name": f.name, "bytes": f.size} for f in source.files],
+            "buffers_dropped": list(source.dropped),
+            "kv_copies": source.kv_copies,
+            "checksums": {
+                "checked": outcome.records_checked,
+                "partial": outcome.records_partial,
+            },
+        },
+        "options": asdict(options),
+        "model": {"title": source.identity.title, **plan.spec.to_json()},
+        "conflicts": list(source.conflicts),
+        "notes": list(source.notes),
+        "files": [
+            {"name": name, "bytes": size, "blake3": digest}
+            for name, (size, digest) in sorted(files.items())
+        ],
+        "tensors": [
+            {
+                "name": step.name,
+                "dtype": step.value.dtype.name,
+                "shape": list(step.value.shape),
+                "blake3": outcome.tensors[step.name],
+            }
+            for step in plan.steps
+        ],
+        "casts": cast_report(plan, outcome),
+    }
+
+
+def cast_report(plan: Plan, outcome: Outcome) -> list[dict[str, object]]:
+    """Per cast tensor: types before and after, and how many values were altered, and how."""
+    return [
+        {
+            "name": c.name,
+            "before": c.x.dtype.name,
+            "after": c.to.name,
+            **outcome.counts.get(c.name, {}),
+        }
+        for c in casts(plan)
+    ]

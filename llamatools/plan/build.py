@@ -1,0 +1,197 @@
+"""From a checkpoint and options to a plan: values, then passes over them, then files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llamatools.canonical import EMBEDDING, HEAD
+from llamatools.canonical import tensors as canonical_tensors
+from llamatools.checkpoint import Checkpoint
+from llamatools.dtypes import BF16, F16, F32, DType
+from llamatools.layouts import meta_config
+from llamatools.layouts.hf import HF
+from llamatools.layouts.meta import META_2, META_3
+from llamatools.layouts.split import Part, check_shards, part
+from llamatools.layouts.table import Layout, Row
+from llamatools.plan.documents import hf_documents, meta_documents, unchanged_documents
+from llamatools.plan.expr import Expr
+from llamatools.plan.pack import (
+    CONSOLIDATED_SAFETENSORS,
+    MODEL_BIN,
+    MODEL_SAFETENSORS,
+    Entry,
+    Naming,
+    consolidated_pth,
+    index_json,
+    pack,
+)
+from llamatools.plan.passes.cast import cast
+from llamatools.plan.plan import Plan, PlannedFile, Step, Target
+
+DTYPES = {"bf16": BF16, "fp16": F16, "fp32": F32}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `convert` is asked to do. All of it, and nothing else, decides the output's bytes."""
+
+    to: str
+    """"hf", "meta" or "safetensors"."""
+    dtype: str = "keep"
+    """"keep", or one of DTYPES."""
+    weights: str | None = None
+    """Container: "safetensors" or "bin" for hf, "pth" or "safetensors" for meta."""
+    shards: int | None = None
+    """Model-parallel files of a Meta layout; None: as the official model has."""
+    max_shard_size: int = 5_000_000_000
+    """Bytes of tensors per file, for layouts that are not model-parallel."""
+
+
+def plan_conversion(source: Checkpoint, options: Options) -> Plan:
+    """The plan of a conversion. Raises NotRepresentable or UsageError where there is none."""
+    return _BUILDERS[options.to](source, options)
+
+
+def plan_fingerprint(source: Checkpoint) -> Plan:
+    """Every canonical tensor, written nowhere."""
+    return Plan(source.spec, tuple(Step(n, v) for n, v in source.values.items()))
+
+
+def _values(source: Checkpoint, options: Options, *, head: bool) -> dict[str, Expr]:
+    """Canonical tensors in writing order, after the passes; the head if asked for."""
+    order = list(canonical_tensors(source.spec))
+    if head and HEAD not in order:
+        order.append(HEAD)
+    # A tied model stores its head, where a layout wants one, as a copy of the embedding.
+    stored = {HEAD: source.values[EMBEDDING], **source.values}
+    values = {name: stored[name] for name in order}
+    if options.dtype == "keep":
+        return values
+    return {n: cast(n, v, DTYPES[options.dtype]) for n, v in values.items()}
+
+
+def _to_hf(source: Checkpoint, options: Options) -> Plan:
+    naming = MODEL_BIN if options.weights == "bin" else MODEL_SAFETENSORS
+    values = _values(source, options, head=False)
+    return _unsharded(
+        source, options, HF, naming, values, hf_documents(source, _main_dtype(source, options))
+    )
+
+
+def _to_safetensors(source: Checkpoint, options: Options) -> Plan:
+    """The container alone changes: names and row order stay the source's."""
+    meta = source.layout is not HF
+    naming = CONSOLIDATED_SAFETENSORS if meta else MODEL_SAFETENSORS
+    values = _values(source, options, head=HEAD in source.values and meta)
+    documents = unchanged_documents(source, _main_dtype(source, options))
+    return _unsharded(source, options, source.layout, naming, values, documents)
+
+
+def _to_meta(source: Checkpoint, options: Options) -> Plan:
+    meta_config.check_representable(source.spec)
+    layout = META_3 if source.identity.generation.split_vocabulary else META_2
+    if source.layout is not HF and source.shards > 1:
+        layout = source.layout
+    if options.weights == "safetensors":
+        documents = meta_documents(source, 1)
+        values = _values(source, options, head=True)
+        return _unsharded(source, options, layout, CONSOLIDATED_SAFETENSORS, values, documents)
+    shards = options.shards or default_shards(source)
+    check_shards(source.spec, shards)
+    return _parallel(source, options, layout, shards, meta_documents(source, shards))
+
+
+_BUILDERS = {"hf": _to_hf, "safetensors": _to_safetensors, "meta": _to_meta}
+
+
+def default_shards(source: Checkpoint) -> int:
+    """As many files as the official release of this architecture has, else one."""
+    return source.identity.official.shards if source.identity.official else 1
+
+
+def _main_dtype(source: Checkpoint, options: Options) -> DType:
+    return DTYPES.get(options.dtype, source.dtype)
+
+
+def _rows(layout: Layout, values: Mapping[str, Expr], n_layers: int) -> dict[str, tuple[str, Row]]:
+    """Canonical name -> (native name, row) for the tensors that are written."""
+    table = {canonical: (native, row) for canonical, native, row in layout.expand(n_layers)}
+    return {name: table[name] for name in values}
+
+
+def _unsharded(
+    source: Checkpoint,
+    options: Options,
+    layout: Layout,
+    naming: Naming,
+    values: Mapping[str, Expr],
+    documents: Mapping[str, bytes],
+) -> Plan:
+    """Whole tensors, cut into files by size alone."""
+    rows = _rows(layout, values, source.spec.n_layers)
+    entries: list[Entry] = [(rows[n][0], v.dtype, v.shape) for n, v in values.items()]
+    sizes = [v.nbytes for v in values.values()]
+    runs = pack(sizes, options.max_shard_size)
+    files = []
+    for i, run in enumerate(runs):
+        name = naming.name(i, len(runs))
+        stem = name.removesuffix("." + naming.ending)
+        files.append(PlannedFile(name, naming.make([entries[j] for j in run], stem)))
+    place = {j: (f, j - run.start) for f, run in enumerate(runs) for j in run}
+    steps = tuple(
+        Step(n, v, (Target(*place[j], 0, 0, v.rows),), rows[n][1].order.heads(source.spec))
+        for j, (n, v) in enumerate(values.items())
+    )
+    if len(runs) > 1:
+        named = [[entries[j] for j in run] for run in runs]
+        documents = {**documents, naming.index_name: index_json(naming, named, sum(sizes))}
+    return _finish(source, steps, files, documents)
+
+
+def _parallel(
+    source: Checkpoint,
+    options: Options,
+    layout: Layout,
+    shards: int,
+    documents: Mapping[str, bytes],
+) -> Plan:
+    """Every file holds its rank's part of every tensor."""
+    values = _values(source, options, head=True)
+    rows = _rows(layout, values, source.spec.n_layers)
+    kv_heads = source.spec.n_kv_heads
+    parts: dict[str, list[Part]] = {
+        n: [part(rows[n][1].axis, v.shape, rank, shards, kv_heads) for rank in range(shards)]
+        for n, v in values.items()
+    }
+    files = []
+    for rank in range(shards):
+        entries: list[Entry] = [
+            (rows[n][0], v.dtype, _part_shape(v.shape, parts[n][rank])) for n, v in values.items()
+        ]
+        files.append(PlannedFile(*consolidated_pth(entries, rank)))
+    steps = tuple(
+        Step(
+            n,
+            v,
+            tuple(Target(rank, slot, *parts[n][rank]) for rank in range(shards)),
+            rows[n][1].order.heads(source.spec),
+        )
+        for slot, (n, v) in enumerate(values.items())
+    )
+    return _finish(source, steps, files, documents)
+
+
+def _part_shape(shape: tuple[int, ...], where: Part) -> tuple[int, ...]:
+    axis, start, stop = where
+    return (*shape[:axis], stop - start, *shape[axis + 1 :])
+
+
+def _finish(
+    source: Checkpoint,
+    steps: tuple[Step, ...],
+    files: list[PlannedFile],
+    documents: Mapping[str, bytes],
+) -> Plan:
+    travellers = (n for n in source.folder.travellers() if n not in documents)
+    return Plan(source.spec, steps, tuple(files), documents, tuple(travellers))

@@ -1,0 +1,77 @@
+"""The small files beside the weights: configs in the layout's own form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llamatools.checkpoint import Checkpoint
+from llamatools.dtypes import DType
+from llamatools.family.registry import Generation
+from llamatools.jsonio import dump_json
+from llamatools.layouts import hf_config, meta_config
+from llamatools.layouts.hf import HF
+from llamatools.spec import ModelSpec
+
+Documents = dict[str, bytes]
+
+
+def hf_documents(source: Checkpoint, dtype: DType) -> Documents:
+    """config.json and generation_config.json.
+
+    From HF, the user's own config with what the tensors contradict put right. From Meta, a new
+    one: what params.json does not state (context, token ids) is the generation's.
+    """
+    if source.layout is HF:
+        return {
+            hf_config.NAME: dump_json(hf_config.update_config(source.config, source.spec, dtype))
+        }
+    generation = source.identity.generation
+    bos, eos = token_ids(generation, source.spec, instruct=looks_instruct(source))
+    spec = source.spec if source.spec.context else _with_context(source)
+    return {
+        hf_config.NAME: dump_json(hf_config.write_config(spec, dtype, bos, eos)),
+        hf_config.GENERATION_NAME: dump_json(hf_config.write_generation_config(bos, eos)),
+    }
+
+
+def _with_context(source: Checkpoint) -> ModelSpec:
+    official = source.identity.official
+    context = official.context if official else source.identity.generation.context
+    return replace(source.spec, context=context)
+
+
+def token_ids(
+    generation: Generation, spec: ModelSpec, *, instruct: bool
+) -> tuple[int | None, int | list[int] | None]:
+    """(bos, eos) of a generation, or (None, None) where the vocabulary is too small for them."""
+    ends = generation.instruct_eos if instruct else (generation.eos,)
+    if max(generation.bos, *ends) >= spec.vocab_size:
+        return None, None
+    return generation.bos, ends[0] if len(ends) == 1 else list(ends)
+
+
+def looks_instruct(source: Checkpoint) -> bool:
+    """Whether the folder's name says that the model was tuned to chat; no file of Meta's does."""
+    name = source.folder.path.resolve().name.lower()
+    return "instruct" in name or "chat" in name
+
+
+def meta_documents(source: Checkpoint, shards: int) -> Documents:
+    """params.json. From Meta, the user's own with what the tensors contradict put right."""
+    spec, official = source.spec, source.identity.official
+    pair = (
+        (official.multiple_of, official.ffn_dim_multiplier)
+        if official
+        else meta_config.ffn_pair(spec.dim, spec.ffn_dim)
+    )
+    params = meta_config.write_params(spec, shards, pair, same_head=source.same_head)
+    if source.layout is not HF:
+        params = meta_config.update_params(source.config, source.claims, params, spec)
+    return {meta_config.NAME: dump_json(params)}
+
+
+def unchanged_documents(source: Checkpoint, dtype: DType) -> Documents:
+    """The source's own config, for a change of container."""
+    if source.layout is HF:
+        return hf_documents(source, dtype)
+    return meta_documents(source, 1)

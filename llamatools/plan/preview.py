@@ -1,0 +1,65 @@
+"""A prepared conversion as a report: what it would read, write, need and change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamatools.engine.publish import free_bytes
+from llamatools.plan.passes.cast import casts
+
+if TYPE_CHECKING:
+    from llamatools.convert import Prepared
+
+SCHEMA = "https://llamatools.dev/schemas/plan-1.json"
+
+
+def preview(prepared: Prepared) -> dict[str, object]:
+    """The report that `convert --dry-run --json` prints; schemas/plan.json describes it."""
+    plan, source, limits = prepared.plan, prepared.source, prepared.limits
+    return {
+        "$schema": SCHEMA,
+        "model": {"title": source.identity.title, **plan.spec.to_json()},
+        "source": {
+            "layout": source.layout.name,
+            "container": source.container,
+            "files": len(source.files),
+        },
+        "out": str(prepared.out),
+        "files": [
+            {"name": f.name, "bytes": f.layout.size, "tensors": len(f.layout.slots)}
+            for f in plan.files
+        ],
+        "documents": {name: len(data) for name, data in plan.documents.items()},
+        "travelling_files": list(plan.travellers),
+        "buffers_dropped": list(source.dropped),
+        "bytes_read": plan.read_bytes,
+        "bytes_written": plan.write_bytes,
+        "buffer_bytes": limits.peak,
+        "jobs": limits.jobs,
+        "disk_needed": prepared.disk_needed,
+        "disk_free": free_bytes(prepared.out),
+        "dtype_changes": [
+            {"name": c.name, "before": c.x.dtype.name, "after": c.to.name} for c in casts(plan)
+        ],
+        "conflicts": list(source.conflicts),
+        "notes": list(source.notes),
+        "steps": [
+            {
+                "name": s.name,
+                "dtype": s.value.dtype.name,
+                "shape": list(s.value.shape),
+                "value": s.value.describe(),
+                "stored_in_pairs_of_heads": s.pair_heads,
+                "targets": [
+                    {
+                        "file": plan.files[t.file].name,
+                        "axis": t.axis,
+                        "start": t.start,
+                        "stop": t.stop,
+                    }
+                    for t in s.targets
+                ],
+            }
+            for s in plan.steps
+        ],
+    }

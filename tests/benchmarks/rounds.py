@@ -1,0 +1,106 @@
+"""Runs the contenders in turn, A B C A B C ..., each from the same starting state."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contenders import Contender
+from measure import ChildFailed, Run, run
+
+_HERE = Path(__file__).resolve().parent
+_REPOSITORY = _HERE.parents[1]
+
+
+@dataclass
+class Outcome:
+    """What one contender did. `equal` is None while its output has not been compared."""
+
+    runs: list[Run] = field(default_factory=list)
+    failure: str | None = None
+    equal: bool | None = None
+    comparison: str = ""
+
+
+def run_rounds(contenders: Sequence[Contender], folder: Path) -> dict[str, Outcome]:
+    """All rounds, in `folder`, which is removed. A contender that fails once is left out.
+
+    What the contenders print goes to `logs` beside that folder, a file each.
+    """
+    outcomes = {contender.name: Outcome() for contender in contenders}
+    logs = folder.with_name("logs")
+    logs.mkdir(exist_ok=True)
+    try:
+        for contender in contenders:
+            _probe(contender, outcomes[contender.name], logs)
+        for number in range(max(contender.rounds for contender in contenders)):
+            for contender in contenders:
+                outcome = outcomes[contender.name]
+                if outcome.failure is None and number < contender.rounds:
+                    _one(contender, outcome, folder, logs)
+                    _tell(f"round {number + 1}: {contender.name}: {_last(outcome)}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return outcomes
+
+
+def _probe(contender: Contender, outcome: Outcome, logs: Path) -> None:
+    log = logs / f"{contender.name}.log"
+    try:
+        run(contender.probe, log=log, cwd=_REPOSITORY, env=contender.env)
+    except (ChildFailed, OSError) as error:
+        outcome.failure = f"does not start: {error}"
+        _tell(f"{contender.name}: {outcome.failure}")
+
+
+def _one(contender: Contender, outcome: Outcome, folder: Path, logs: Path) -> None:
+    log = logs / f"{contender.name}.log"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.sync()  # what earlier runs left to be written is not billed to this one
+    _settle_memory(3 * _warm(contender.source))  # room for a copy, and for the model twice
+    try:
+        outcome.runs.append(run(contender.argv, log=log, cwd=_REPOSITORY, env=contender.env))
+    except ChildFailed as error:
+        outcome.failure = str(error)
+        return
+    if contender.expected is not None and outcome.equal is None:
+        outcome.equal, outcome.comparison = _compare(contender.expected, contender.out)
+
+
+def _warm(source: Path) -> int:
+    """Brings the input into the page cache, as far as it fits; returns its bytes."""
+    buffer = bytearray(1 << 20)
+    total = 0
+    for path in source.iterdir():
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                total += count
+    return total
+
+
+def _settle_memory(nbytes: int) -> None:
+    """Has free memory ready for use, so that nobody gains or loses by who ran before."""
+    argv = [sys.executable, str(_HERE / "touch_memory.py"), str(nbytes)]
+    subprocess.run(argv, check=True)
+
+
+def _compare(expected: Path, actual: Path) -> tuple[bool, str]:
+    argv = [sys.executable, str(_HERE / "same_tensors.py"), str(expected), str(actual)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    lines = (done.stdout.strip() or done.stderr.strip()).splitlines() or ["no answer"]
+    more = f" and {len(lines) - 3} lines more" if len(lines) > 3 else ""
+    return done.returncode == 0, "; ".join(lines[:3]) + more
+
+
+def _last(outcome: Outcome) -> str:
+    return outcome.failure or f"{outcome.runs[-1].wall:.2f} s"
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -20,8 +20,8 @@ from llamatools.errors import BadInput
 from llamatools.text import safe
 
 MAX_BYTES = 64_000_000
-MAX_OPCODES = 2_000_000
-"""About fifty for each tensor: some forty thousand tensors in one file."""
+MAX_OPCODES = 1_000_000
+"""About fifty for each tensor: some twenty thousand tensors in one file, read in a second."""
 
 _MAX_INT_BYTES = 16
 _PROTOCOLS = range(2, 6)

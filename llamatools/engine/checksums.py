@@ -13,7 +13,7 @@ from zlib_ng.zlib_ng import crc32, crc32_combine
 
 from llamatools.containers.base import InputFile, Record
 from llamatools.errors import BadInput
-from llamatools.plan.expr import Bits
+from llamatools.plan.expr import Bits, as_bytes
 from llamatools.text import safe
 
 _Key = tuple[InputFile, Record]
@@ -26,7 +26,7 @@ class RecordChecks:
 
     def saw(self, file: InputFile, record: Record, offset: int, data: Bits) -> None:
         """Take note of bytes read from absolute `offset`."""
-        piece = data.nbytes, crc32(data.data)
+        piece = data.nbytes, crc32(as_bytes(data))
         with self._lock:
             self._pieces.setdefault((file, record), {})[offset] = piece
 

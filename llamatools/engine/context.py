@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from llamatools.containers.base import StoredTensor
 from llamatools.dtypes import DType
 from llamatools.engine.arena import Arena
-from llamatools.plan.expr import Bits
+from llamatools.plan.expr import Bits, as_bytes
 
 
 class PlainContext:
@@ -16,7 +16,7 @@ class PlainContext:
         self._arena = Arena(capacity)
 
     def read(self, tensor: StoredTensor, offset: int, out: Bits) -> None:
-        tensor.file.read_into(out.data.cast("B"), offset)
+        tensor.file.read_into(as_bytes(out), offset)
 
     def scratch(self, rows: int, columns: int, dtype: DType) -> AbstractContextManager[Bits]:
         return self._arena.take(rows, columns, dtype)

@@ -23,7 +23,7 @@ from llamatools.engine.digest import tensor_hasher
 from llamatools.engine.sink import Sink
 from llamatools.engine.turnstile import Stopped, Turnstile
 from llamatools.errors import LlamatoolsError, UsageError
-from llamatools.plan.expr import Bits, pairs_from_halves
+from llamatools.plan.expr import Bits, as_bytes, pairs_from_halves
 from llamatools.plan.plan import Plan, Step, Target
 from llamatools.text import nbytes
 
@@ -179,7 +179,7 @@ class _Run:
                 self._digest_tensor(block, canonical)
             pieces = self._pieces(block, canonical, worker, stack)
             for target, offset, piece in pieces:
-                self.sinks[target.file].write(offset, piece.data)
+                self.sinks[target.file].write(offset, piece)
             with self._file_turn.turn(block.number):
                 for target, _, piece in pieces:
                     self.sinks[target.file].digest(target.slot, piece)
@@ -190,20 +190,20 @@ class _Run:
         if block.start == 0:
             self._hasher = tensor_hasher(value.dtype, value.shape)
         assert self._hasher is not None
-        self._hasher.update(canonical.data)
+        self._hasher.update(as_bytes(canonical))
         if block.stop == value.rows:
             self.outcome.tensors[block.step.name] = self._hasher.hexdigest()
 
     def _pieces(
         self, block: _Block, canonical: Bits, worker: _Worker, stack: ExitStack
-    ) -> list[tuple[Target, int, Bits]]:
+    ) -> list[tuple[Target, int, memoryview]]:
         """(target, file offset, contiguous bytes) for every part of the block that is written."""
         step, value = block.step, block.step.value
         native = canonical
         if step.pair_heads and step.targets:
             native = stack.enter_context(worker.scratch(*_size(canonical), value.dtype))
             pairs_from_halves(canonical, native, value.rows // step.pair_heads)
-        out: list[tuple[Target, int, Bits]] = []
+        out: list[tuple[Target, int, memoryview]] = []
         for t in step.targets:
             slot = self._plan.files[t.file].layout.slots[t.slot]
             if t.axis == 0:
@@ -219,7 +219,7 @@ class _Run:
                     compact[...] = piece
                     piece = compact
             row_bytes = piece.shape[1] * value.dtype.size
-            out.append((t, slot.start + first * row_bytes, piece))
+            out.append((t, slot.start + first * row_bytes, as_bytes(piece)))
         return out
 
     def finish(self) -> Outcome:

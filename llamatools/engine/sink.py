@@ -11,7 +11,6 @@ from zlib_ng.zlib_ng import crc32
 
 from llamatools.containers.base import FileLayout
 from llamatools.errors import IOFailed
-from llamatools.plan.expr import Bits
 from llamatools.text import safe
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,22 +55,21 @@ class Sink:
             raise io_failed(path, "creating the file", e) from e
 
     def write(self, offset: int, data: memoryview) -> None:
-        view = data.cast("B")
         done = 0
         try:
-            while done < len(view):
-                done += os.pwrite(self._fd, view[done:], offset + done)
+            while done < len(data):
+                done += os.pwrite(self._fd, data[done:], offset + done)
         except OSError as e:
             raise io_failed(self.path, f"writing at byte {offset + done}", e) from e
-        _start_writeback(self._fd, offset, len(view))
+        _start_writeback(self._fd, offset, len(data))
 
-    def digest(self, slot: int, data: Bits) -> None:
+    def digest(self, slot: int, data: memoryview) -> None:
         """Take in the next bytes of a slot."""
         while self._literals <= slot:
             self._literal()
-        self._hasher.update(data.data)
+        self._hasher.update(data)
         if self._layout.needs_crc:
-            self._crcs[slot] = crc32(data.data, self._crcs[slot])
+            self._crcs[slot] = crc32(data, self._crcs[slot])
 
     def _literal(self) -> None:
         """Write what stands between two slots, now that the CRCs before it are known."""

@@ -31,6 +31,11 @@ def bits_dtype(dtype: DType) -> np.dtype[Any]:
     return np.dtype(f"u{dtype.size}")
 
 
+def as_bytes(block: Bits) -> memoryview:
+    """The bytes of a contiguous block, not copied."""
+    return block.data.cast("B")
+
+
 class Context(Protocol):
     """What filling a block may use: file access and scratch memory of one worker."""
 

@@ -177,7 +177,7 @@ class _Pickler(pickle.Pickler):
 
 def pickled(obj: object, protocol: int = 2) -> bytes:
     out = io.BytesIO()
-    _Pickler(out, protocol).dump(obj)
+    _Pickler(out, protocol, fix_imports=False).dump(obj)  # no Python 2 names in protocol 2
     return out.getvalue()
 
 

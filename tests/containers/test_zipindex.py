@@ -16,6 +16,7 @@ from llamatools.errors import BadInput, Unsupported
 A = Entry("m/a", b"aaaa")
 B = Entry("m/b", b"bbbbbb")
 BIG = 0xFFFFFFFF
+FULL = {"n": 0xFFFF, "here": 0xFFFF}
 
 
 def index_of(data: bytes, tmp_path: Path) -> ZipIndex:
@@ -157,7 +158,7 @@ BAD = {
     "control characters": (zip_bytes([A, Entry("m/\x1b[2J\n"), Entry("x\n")]), "zip entry x\\n"),
     "local name": (
         lie_here(name=b"m/c"),
-        "zip entry m/b: another local header, or none, at byte 37",
+        "m/b: another local header, or none, at byte 37",
     ),
     "local name longer": (lie_here(name=b"m/bb"), "another local header"),
     "local signature": (lie_here(signature=b"PK\3\5"), "another local header, or none"),
@@ -234,11 +235,11 @@ BAD = {
     "directory size": (zip_bytes([A], end={"size": 3}), "the zip directory should end at byte"),
     "too few counted": (
         zip_bytes([A, B], end={"n": 1, "here": 1}),
-        "bytes of the zip directory belong",
+        "49 bytes of the zip dir",
     ),
     "too many counted": (
         zip_bytes([A], end={"n": 2, "here": 2}),
-        "says it has 2 entries, and entry 1",
+        "2 entries, and entry 1",
     ),
     "central signature": (lie(signature=b"PK\1\3"), "and entry 1 is not one"),
     "central name past the end": (
@@ -249,11 +250,11 @@ BAD = {
     ),
     "zip64 disagrees": (zip_bytes([A], zip64={"n": 2, "here": 2}), "end records disagree: 1 and 2"),
     "zip64 size disagrees": (zip_bytes([A], zip64={"size": 10}), "end records disagree: 49 and 10"),
-    "zip64 end elsewhere": (zip_bytes([A], zip64={"end64": 0}), "zip64 end record is not where"),
+    "zip64 end elsewhere": (zip_bytes([A], zip64={"end64": 0}), "zip64 end record is not"),
     "zip64 end past the file": (zip_bytes([A], zip64={"end64": 2**63}), "zip64 end record is not"),
     "zip64 end of another size": (
         zip_bytes([A], zip64={"rest": 45}),
-        "zip64 end record is not where",
+        "zip64 end record is not",
     ),
     "zip64 end claims a million entries": (
         zip_bytes(
@@ -273,7 +274,7 @@ BAD = {
     "zip64 field twice": (lie(header=BIG, extra=zip64(37) + zip64(37)), "needs one zip64 field"),
     "zip64 offset lies": (
         lie(header=BIG, extra=zip64(2**63)),
-        "said to lie at byte 9223372036854775808",
+        "at byte 9223372036854775808",
     ),
     "zip64 size lies": (
         lie(size=BIG, compressed=BIG, extra=zip64(2**63, 2**63)),
@@ -335,7 +336,7 @@ def test_read_small_is_bounded(tmp_path: Path) -> None:
     index = index_of(zip_bytes([A, Entry("m/d", bytes(10_000), method=8)]), tmp_path)
     with pytest.raises(BadInput, match=r"entry a has 4 bytes .* more than the 3 allowed"):
         index.read_small("a", 3)
-    with pytest.raises(BadInput, match="entry d has 10,000 bytes .* the 9,999 allowed"):
+    with pytest.raises(BadInput, match=r"entry d has 10,000 bytes .* the 9,999 allowed"):
         index.read_small("d", 9999)
     with pytest.raises(BadInput, match="entry c is missing"):
         index.read_small("c", 3)

@@ -40,6 +40,8 @@ import os
 import re
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,16 +61,18 @@ ROPE_BUFFER = re.compile(r"(layers\.\d+\.attention\.inner_attention\.)?rope\.fre
 LLAMA_1_2_THETA = 10000.0
 
 
+class RankError(RuntimeError):
+    """A process of the group failed."""
+
+
 @dataclass(frozen=True)
 class MetaRun:
     """What Meta's code gave: ``logits`` (n, vocab) float32 of rank 0, and how it was run."""
 
     logits: torch.Tensor
     n_processes: int
-    embedding_axis: int
-    rank_spread: (
-        float  # largest |difference| of any rank's logits from rank 0's; 0 if replicas agree
-    )
+    embedding_axis: int  # a single file tells nothing: 0
+    rank_spread: float  # largest |difference| of any rank's gathered logits from rank 0's
     dropped: list[str]  # rotary buffers left out
 
 
@@ -93,7 +97,7 @@ def meta_logits(
     """Logits that Meta's code gives for one prompt on a Meta folder, one process per file.
 
     ``positions`` are strictly increasing, 0..n-1 if not given. Raises ``ValueError`` for input that
-    cannot be run and ``ProcessException``, with the rank's traceback, when Meta's code refuses it.
+    cannot be run and ``RankError`` when Meta's code refuses it.
     """
     positions = list(range(len(tokens))) if positions is None else positions
     if not tokens or len(tokens) != len(positions):
@@ -123,24 +127,41 @@ def meta_logits(
 
 
 def run_ranks(size: int, work: Callable[..., None], *args: Any) -> None:
-    """Call ``work(rank, *args)`` in ``size`` processes that form one model-parallel group."""
-    with tempfile.TemporaryDirectory(prefix="meta-ranks-") as scratch:
-        spawn(_rank, args=(size, Path(scratch) / "rendezvous", work, args), nprocs=size)
+    """Call ``work(rank, *args)`` in ``size`` processes that form one model-parallel group.
+
+    Raises ``RankError`` with the traceback of the rank that failed first; those of the others,
+    which only lost a peer, would hide it.
+    """
+    with tempfile.TemporaryDirectory(prefix="meta-ranks-") as name:
+        scratch = Path(name)
+        try:
+            spawn(_rank, args=(size, scratch, work, args), nprocs=size)
+        except ProcessException as error:
+            failures = [json.loads(path.read_text()) for path in scratch.glob("failure.*")]
+            if not failures:
+                raise RankError(str(error)) from error
+            raise RankError(min(failures, key=lambda failure: failure["at"])["text"]) from None
 
 
 def _rank(
-    rank: int, size: int, rendezvous: Path, work: Callable[..., None], args: tuple[Any, ...]
+    rank: int, size: int, scratch: Path, work: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
     os.dup2(2, 1)  # fairscale prints; stdout belongs to the caller's data
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size)
+    rendezvous = f"file://{scratch}/rendezvous"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size)
     try:
         fairscale_init.initialize_model_parallel(size)
         work(rank, *args)
         dist.barrier()
+    except Exception:  # written down before leaving the group, which makes the other ranks fail
+        text = f"rank {rank} of {size}: {traceback.format_exc()}"
+        failure = {"at": time.monotonic_ns(), "text": text}
+        (scratch / f"failure.{rank}").write_text(json.dumps(failure))
+        raise
     finally:
         fairscale_init.destroy_model_parallel()
         dist.destroy_process_group()
@@ -220,7 +241,7 @@ def main() -> int:
             rope_factor=options.rope_factor,
             allow_rope_freqs=options.allow_rope_freqs,
         )
-    except (ProcessException, OSError, ValueError) as error:
+    except (RankError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     saved = {

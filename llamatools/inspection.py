@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llamatools.canonical import HEAD, TENSORS, expand, tensors
 from llamatools.checkpoint import Checkpoint
 
-SCHEMA = "https://llamatools.dev/schemas/inspect-1.json"
+SCHEMA = "urn:llamatools:inspect:1"
 
 
 @dataclass(frozen=True)

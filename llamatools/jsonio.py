@@ -120,10 +120,10 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return out
 
 
-def _integer(digits: str) -> int:
+def _integer(digits: str) -> int | float:
     if len(digits.lstrip("-")) > _MAX_DIGITS:
         raise BadInput(f"an integer of {len(digits.lstrip('-'))} digits: {safe(digits, 20)}")
-    return int(digits)
+    return -0.0 if digits == "-0" else int(digits)  # no integer, and no size, is minus zero
 
 
 def _float(digits: str) -> float:

@@ -14,7 +14,7 @@ from llamatools.plan.passes.cast import casts
 from llamatools.plan.plan import Plan
 
 NAME = "llamatools.json"
-SCHEMA = "https://llamatools.dev/schemas/manifest-1.json"
+SCHEMA = "urn:llamatools:manifest:1"
 
 
 def build_manifest(

@@ -67,7 +67,7 @@ def _report(error: LlamatoolsError, *, as_json: bool) -> None:
 
 def _as_json(error: LlamatoolsError) -> dict[str, object]:
     return {
-        "$schema": "https://llamatools.dev/schemas/error-1.json",
+        "$schema": "urn:llamatools:error:1",
         "error": {
             "kind": error.kind,
             "exit_code": error.exit_code,

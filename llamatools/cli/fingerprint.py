@@ -12,7 +12,7 @@ from llamatools.cli.options import SOURCE, json_option, run_options
 if TYPE_CHECKING:
     from llamatools.fingerprints import Fingerprint
 
-_SCHEMA = "https://llamatools.dev/schemas/fingerprint-1.json"
+_SCHEMA = "urn:llamatools:fingerprint:1"
 
 
 @click.command()

@@ -4,6 +4,9 @@
 
 Sizes are known before any data is, CRCs only after it. So the CRC of each tensor's record follows
 its bytes, in a data descriptor, and the central directory repeats it.
+
+Left out: what newer torch adds for itself (.format_version, .storage_alignment), by which a reader
+may compute offsets instead of looking them up; no reader needs them.
 """
 
 from __future__ import annotations
@@ -71,12 +74,11 @@ class TorchLayout:
         return before + after
 
     def _directory(self, crcs: Sequence[int]) -> bytes:
-        small = [[s.record for s in part] for part in (self.head, self.tail)]
-        known = [[crc32(s.data) for s in part] for part in (self.head, self.tail)]
+        head, tail = ([s.record for s in part] for part in (self.head, self.tail))
         return zip_directory(
-            [*small[0], *self.records, *small[1]],
-            [*known[0], *crcs, *known[1]],
-            self.tail[-1].record.stop,
+            [*head, *self.records, *tail],
+            [*(r.crc or 0 for r in head), *crcs, *(r.crc or 0 for r in tail)],
+            tail[-1].stop,
         )
 
 

@@ -10,7 +10,7 @@ from llamatools.plan.passes.cast import casts
 if TYPE_CHECKING:
     from llamatools.convert import Prepared
 
-SCHEMA = "https://llamatools.dev/schemas/plan-1.json"
+SCHEMA = "urn:llamatools:plan:1"
 
 
 def preview(prepared: Prepared) -> dict[str, object]:

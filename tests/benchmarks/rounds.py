@@ -35,6 +35,8 @@ def run_rounds(contenders: Sequence[Contender], folder: Path) -> dict[str, Outco
     outcomes = {contender.name: Outcome() for contender in contenders}
     logs = folder.with_name("logs")
     logs.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     try:
         for contender in contenders:
             _probe(contender, outcomes[contender.name], logs)
@@ -60,10 +62,7 @@ def _probe(contender: Contender, outcome: Outcome, logs: Path) -> None:
 
 def _one(contender: Contender, outcome: Outcome, folder: Path, logs: Path) -> None:
     log = logs / f"{contender.name}.log"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    os.sync()  # what earlier runs left to be written is not billed to this one
-    _settle_memory(3 * _warm(contender.source))  # room for a copy, and for the model twice
+    _prepare(contender.source, folder)
     try:
         outcome.runs.append(run(contender.argv, log=log, cwd=_REPOSITORY, env=contender.env))
     except ChildFailed as error:
@@ -73,21 +72,29 @@ def _one(contender: Contender, outcome: Outcome, folder: Path, logs: Path) -> No
         outcome.equal, outcome.comparison = _compare(contender.expected, contender.out)
 
 
-def _warm(source: Path) -> int:
-    """Brings the input into the page cache, as far as it fits; returns its bytes."""
+def _prepare(source: Path, folder: Path) -> None:
+    """The same state for all: input cached, nothing unwritten, an output's worth of memory freed.
+
+    The output of the run before, or a copy in its place, goes at the last moment. A hypervisor
+    may take back memory that stays free, and whoever uses it next waits for it: that would bill
+    a contender for what ran before it.
+    """
+    if not any(folder.glob("*/*")):
+        subprocess.run(["cp", "-R", str(source), str(folder)], check=True)
+    os.sync()
+    _warm(source)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    os.sync()
+
+
+def _warm(source: Path) -> None:
+    """Brings the input into the page cache, as far as it fits."""
     buffer = bytearray(1 << 20)
-    total = 0
     for path in source.iterdir():
         with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                total += count
-    return total
-
-
-def _settle_memory(nbytes: int) -> None:
-    """Has free memory ready for use, so that nobody gains or loses by who ran before."""
-    argv = [sys.executable, str(_HERE / "touch_memory.py"), str(nbytes)]
-    subprocess.run(argv, check=True)
+            while file.readinto(buffer):
+                pass
 
 
 def _compare(expected: Path, actual: Path) -> tuple[bool, str]:

@@ -79,7 +79,7 @@ def test_takes_what_only_looks_wrong() -> None:
     assert load_json(b'"\\ud83d\\ude00"', "x") == "\U0001f600"
     assert load_json(b'{"a": "' + b"[" * 100_000 + b'"}', "x")
     assert load_json(b" 18446744073709551615\n", "x") == 2**64 - 1
-    assert load_json(b"-0.0", "x") == 0
+    assert type(load_json(b"-0", "x")) is float
 
 
 def test_works_near_the_recursion_limit() -> None:

@@ -5,33 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from llamatools.containers.base import InputFile
-from llamatools.errors import BadInput, Unsupported, UsageError
+from llamatools.errors import BadInput, IOFailed, Unsupported, UsageError
 from llamatools.family.refuse import refuse_files
-from llamatools.jsonio import load_json_object
+from llamatools.jsonio import MAX_BYTES, load_json_object
 from llamatools.text import listing, safe
-
-_NUMBERED = r"-(?P<part>\d{5})-of-(?P<of>\d{5})"
-
-WEIGHT_FILES = (
-    # Preferred first: a folder that holds a model twice (bin and safetensors) is read once.
-    re.compile(rf"model(?:{_NUMBERED})?\.safetensors"),
-    re.compile(rf"pytorch_model(?:{_NUMBERED})?\.bin"),
-    re.compile(r"consolidated\.(?P<rank>\d{2,3})\.pth"),
-    re.compile(r"consolidated\.pth"),
-    re.compile(r"consolidated\.(?P<rank>\d{2,3})\.safetensors"),
-    re.compile(rf"consolidated(?:{_NUMBERED})?\.safetensors"),
-)
-"""Naming schemes of weight files. A scheme's files make one checkpoint together."""
-
-
-def is_ranked(name: str) -> bool:
-    """Whether a file name is that of one model-parallel rank."""
-    return any(m.groupdict().get("rank") for m in (s.fullmatch(name) for s in WEIGHT_FILES) if m)
-
+from llamatools.weightfiles import ENDINGS, SCHEMES, Scheme, scheme_of, weight_files
 
 _TRAVELLERS = re.compile(
     r"tokenizer(_config)?\.(model|json)|special_tokens_map\.json|added_tokens\.json|vocab\.json|"
@@ -47,167 +30,158 @@ class Folder:
     path: Path
     names: frozenset[str]
     """Regular files, and links to such that stay where they may."""
+    rejected: frozenset[str]
+    """Everything else but folders: links that lead away, pipes, devices."""
     chosen: str | None = None
     """The one weight file the user named, where a file was given."""
 
+    @cached_property
     def weights(self) -> tuple[str, ...]:
-        """The weight files, in order of their rank or part; BadInput where there are none."""
+        """The weight files, in order of their number; BadInput where there are none."""
         if self.chosen is not None:
-            return self._family_of(self.chosen)
-        index = self.index()
-        if index is not None:
-            return tuple(sorted(set(index.values())))
-        for scheme in WEIGHT_FILES:
-            found = sorted(n for n in self.names if scheme.fullmatch(n))
-            if found:
-                return self._complete(scheme, found)
-        loose = sorted(n for n in self.names if n.endswith((".safetensors", ".pth", ".bin", ".pt")))
-        if len(loose) == 1 and loose[0] != "adapter_model.safetensors":
+            return (self._check_chosen(self.chosen),)
+        for scheme in SCHEMES:
+            files = self._of(scheme)
+            if files:
+                return tuple(files)
+        loose = sorted(n for n in self.names if n.endswith(ENDINGS) and "adapter" not in n)
+        if len(loose) == 1:
             return tuple(loose)
-        self._refuse_weightless()
-        raise BadInput(
-            f"{safe(self.path)}: no weights found: expected consolidated.NN.pth, "
-            f"model*.safetensors or pytorch_model*.bin, found {listing(sorted(self.names)) or '-'}",
+        raise self._weightless()
+
+    def _of(self, scheme: Scheme) -> list[str]:
+        """The files of one scheme, by its index where there is one."""
+        where = safe(self.path)
+        members = scheme.members(self.names)
+        if scheme.index in self.names:
+            listed = sorted(set(self._read_index(scheme.index).values()))
+            if scheme.plain not in self.names or scheme.plain in listed:
+                return listed
+        if not members:
+            return [scheme.plain] if scheme.plain in self.names else []
+        if scheme.plain in self.names:
+            raise BadInput(
+                f"{where}: holds two checkpoints: {scheme.plain} and {listing(members)}",
+                hint="give the one file you mean, or move the others away",
+            )
+        scheme.check_complete(members, where)
+        return members
+
+    def _check_chosen(self, name: str) -> str:
+        """UsageError where the file the user named is one of several that belong together."""
+        scheme = scheme_of(name)
+        if scheme is not None and len(scheme.members(self.names)) > 1:
+            raise UsageError(
+                f"{safe(name)} is one of several files of a checkpoint",
+                hint=f"give the folder instead: {safe(self.path)}",
+            )
+        return name
+
+    def _weightless(self) -> BadInput:
+        """Why a folder has no weights to read, as precisely as its names tell."""
+        where = safe(self.path)
+        gguf = sorted(n for n in self.names if n.endswith((".gguf", ".ggml")))
+        if gguf:
+            return Unsupported(
+                f"{where}: a GGUF checkpoint: {listing(gguf)}",
+                hint="convert from the original Meta or Hugging Face release instead",
+            )
+        if any(n.startswith(("adapter_config.", "adapter_model.")) for n in self.names):
+            return Unsupported(
+                f"{where}: an adapter, not a model",
+                hint="convert its base model, and merge the adapter into it",
+            )
+        rejected = sorted(n for n in self.rejected if n.endswith(ENDINGS))
+        if rejected:
+            return BadInput(
+                f"{where}: not regular files, or links that lead out of the folder: "
+                f"{listing(rejected)}",
+                hint="copy the files themselves into the folder, or give the folder they are in",
+            )
+        found = listing(sorted(self.names)) or "no files"
+        return BadInput(
+            f"{where}: no weights: expected consolidated.NN.pth, model*.safetensors or "
+            f"pytorch_model*.bin, found {found}",
             hint="give the folder that holds the weight files, or the one weight file itself",
         )
 
-    def _refuse_weightless(self) -> None:
-        gguf = sorted(n for n in self.names if n.endswith((".gguf", ".ggml")))
-        if gguf:
-            raise Unsupported(
-                f"{safe(self.path)}: a GGUF checkpoint: {listing(gguf)}",
-                hint="convert from the original Meta or Hugging Face release instead",
-            )
-        if "adapter_config.json" in self.names or any(
-            n.startswith("adapter_model.") for n in self.names
-        ):
-            raise Unsupported(
-                f"{safe(self.path)}: an adapter, not a model",
-                hint="convert its base model, and merge the adapter into it",
-            )
-
-    def _family_of(self, name: str) -> tuple[str, ...]:
-        for scheme in WEIGHT_FILES:
-            if scheme.fullmatch(name):
-                family = sorted(n for n in self.names if scheme.fullmatch(n))
-                numbered = [n for n in family if scheme.fullmatch(n).groupdict()]  # type: ignore[union-attr]
-                if len(family) > 1 and name in numbered:
-                    raise UsageError(
-                        f"{safe(name)} is one of {len(family)} files of a checkpoint",
-                        hint=f"give the folder instead: {safe(self.path)}",
-                    )
-        return (name,)
-
-    def _complete(self, scheme: re.Pattern[str], found: list[str]) -> tuple[str, ...]:
-        """BadInput where numbered files have gaps; unnumbered files beside them are left."""
-        matches = {n: scheme.fullmatch(n) for n in found}
-        groups = {n: m.groupdict() for n, m in matches.items() if m}
-        ranks = {n: int(g["rank"]) for n, g in groups.items() if g.get("rank")}
-        if ranks:
-            missing = sorted(set(range(max(ranks.values()) + 1)) - set(ranks.values()))
-            if missing:
-                raise BadInput(
-                    f"{safe(self.path)}: consolidated files of ranks {listing(missing)} are "
-                    f"missing; found {listing(found)}",
-                    hint="fetch the missing files",
-                )
-            return tuple(sorted(ranks, key=ranks.__getitem__))
-        parts = {n: (int(g["part"]), int(g["of"])) for n, g in groups.items() if g.get("part")}
-        if not parts:
-            return (found[0],)
-        plain = [n for n in found if n not in parts]
-        totals = {of for _, of in parts.values()}
-        if plain or len(totals) > 1:
-            raise BadInput(
-                f"{safe(self.path)}: holds more than one checkpoint: {listing(found)}",
-                hint="give the weight file you mean, or move the others away",
-            )
-        missing = sorted(set(range(1, max(totals) + 1)) - {p for p, _ in parts.values()})
-        if missing:
-            raise BadInput(
-                f"{safe(self.path)}: parts {listing(missing)} of {max(totals)} are missing",
-                hint="fetch the missing files",
-            )
-        return tuple(sorted(parts, key=lambda n: parts[n]))
-
+    @cached_property
     def index(self) -> Mapping[str, str] | None:
-        """The weight map of the preferred index file: {tensor name: file name}."""
-        for name in (
-            "model.safetensors.index.json",
-            "pytorch_model.bin.index.json",
-            "consolidated.safetensors.index.json",
-        ):
-            if name in self.names and not self._outranked(name):
-                return self._read_index(name)
+        """{tensor name: file name} of the weights, where an index says so."""
+        for scheme in SCHEMES:
+            if scheme.index in self.names and set(scheme.members(self.weights)):
+                return self._read_index(scheme.index)
         return None
-
-    def _outranked(self, index: str) -> bool:
-        """An index of .bin files does not count beside a single complete model.safetensors."""
-        return index.endswith(".bin.index.json") and "model.safetensors" in self.names
 
     def _read_index(self, name: str) -> Mapping[str, str]:
         weight_map = self.json(name).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise BadInput(f"{safe(self.path / name)}: weight_map: expected a filled object")
-        problems = []
-        for tensor, file in weight_map.items():
-            if not isinstance(file, str) or file != Path(file).name or file in ("", ".", ".."):
-                problems.append(
-                    f"{safe(name)}: {safe(tensor)}: expected a plain file name, found {safe(file)}"
-                )
-        missing = sorted({f for f in weight_map.values() if isinstance(f, str)} - self.names)
-        if not problems and missing:
-            problems.append(f"{safe(self.path)}: the index names files that are missing: "
-                            f"{listing(missing)}")  # fmt: skip
-        if problems:
-            raise BadInput(problems, hint="fetch the checkpoint again, with every file of it")
+        strange = [
+            f"{safe(name)}: {safe(tensor)}: expected a plain file name, found {safe(file)}"
+            for tensor, file in weight_map.items()
+            if not isinstance(file, str) or file != Path(file).name
+        ]
+        if strange:
+            raise BadInput(strange[:20], hint="an index may only name files beside it")
+        missing = sorted(set(weight_map.values()) - self.names)
+        if missing:
+            raise BadInput(
+                f"{safe(self.path)}: the index names files that are missing: {listing(missing)}",
+                hint="fetch the missing files",
+            )
         return weight_map
 
     def json(self, name: str) -> dict[str, object]:
         """A JSON object in the folder."""
         file = InputFile(self.path / name)
         try:
-            if file.size > _MAX_JSON:
+            if file.size > MAX_BYTES:
                 raise BadInput(f"{safe(file.path)}: {file.size} bytes is too large for JSON")
             return load_json_object(file.read(0, file.size), safe(file.path))
         finally:
             file.close()
+
+    def unread_weights(self) -> list[str]:
+        """Weight files that are not part of the checkpoint that is read."""
+        return [n for n in weight_files(self.names) if n not in self.weights]
 
     def travellers(self) -> tuple[str, ...]:
         """Tokenizer, licence and generation files, which go along unchanged."""
         return tuple(sorted(n for n in self.names if _TRAVELLERS.fullmatch(n)))
 
 
-_MAX_JSON = 100_000_000
-
-
 def scan(source: Path) -> Folder:
     """Look at a folder, or at the folder of the one weight file given."""
     try:
         is_folder = S_ISDIR(source.stat().st_mode)
+        path = source if is_folder else source.parent
+        entries = {p.name: _kind(p, path) for p in path.iterdir()}
     except FileNotFoundError as e:
         raise BadInput(f"{safe(source)}: no such file or folder") from e
-    except OSError as e:
-        raise BadInput(f"{safe(source)}: cannot be read: {e.strerror}") from e
-    path = source if is_folder else source.parent
-    names = frozenset(p.name for p in path.iterdir() if _acceptable(p, path))
+    except (OSError, ValueError) as e:
+        raise IOFailed(f"{safe(source)}: cannot be read: {e}") from e
+    names = frozenset(n for n, kind in entries.items() if kind == "file")
+    rejected = frozenset(n for n, kind in entries.items() if kind == "rejected")
     if not is_folder and source.name not in names:
-        raise BadInput(f"{safe(source)}: is not a regular file")
+        raise BadInput(
+            f"{safe(source)}: not a regular file, or a link that leads out of its folder"
+        )
     refuse_files(names)
-    return Folder(path, names, None if is_folder else source.name)
+    return Folder(path, names, rejected, None if is_folder else source.name)
 
 
-def _acceptable(entry: Path, folder: Path) -> bool:
-    """Regular files; links only within the folder or into the hub cache's own blobs."""
+def _kind(entry: Path, folder: Path) -> str:
+    """ "file", "folder" or "rejected". Links may stay in the folder, or lead into the hub
+    cache's own blobs: <repo>/snapshots/<revision>/<name> -> <repo>/blobs/<digest>."""
     mode = entry.lstat().st_mode
     if S_ISREG(mode):
-        return True
+        return "file"
+    if S_ISDIR(mode):
+        return "folder"
     if not S_ISLNK(mode):
-        return False
-    target = entry.resolve()
-    if not target.is_file():
-        return False
-    # The hub cache: <repo>/snapshots/<revision>/<name> -> <repo>/blobs/<digest>
-    home = folder.resolve()
+        return "rejected"
+    target, home = entry.resolve(), folder.resolve()
     blobs = home.parent.parent / "blobs"
-    return target.parent == home or (home.parent.name == "snapshots" and target.parent == blobs)
+    allowed = target.parent == home or (home.parent.name == "snapshots" and target.parent == blobs)
+    return "file" if allowed and target.is_file() else "rejected"

@@ -9,9 +9,10 @@ from llamatools.containers.base import Container, InputFile, StoredTensor
 from llamatools.containers.detect import open_container
 from llamatools.errors import BadInput
 from llamatools.family.refuse import refuse_tensors
-from llamatools.folder import Folder, is_ranked
+from llamatools.folder import Folder
 from llamatools.layouts.join import Copies
 from llamatools.text import listing, safe
+from llamatools.weightfiles import is_ranked
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class NativeTensors:
 
 def read_native(folder: Folder) -> NativeTensors:
     """Read the headers of every weight file of a folder."""
-    index = folder.index() if folder.chosen is None else None
+    index = folder.index if folder.chosen is None else None
     containers: list[Container] = []
     try:
-        containers += (open_container(folder.path / name) for name in folder.weights())
+        containers += (open_container(folder.path / name) for name in folder.weights)
         refuse_tensors(t for c in containers for t in c.tensors.values())
         kinds = sorted({c.kind for c in containers})
         if len(kinds) > 1:
@@ -45,6 +46,9 @@ def read_native(folder: Folder) -> NativeTensors:
         parallel = len(containers) > 1 and is_ranked(containers[0].file.name)
         tensors = _by_rank(containers) if parallel else _union(containers)
         notes = _check_index(index, tensors) if index else ()
+        unread = folder.unread_weights()
+        if unread:
+            notes = (*notes, f"weight files that were not read: {listing(unread)}")
     except BaseException:
         for c in containers:
             c.file.close()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llamatools.containers.pickleglobals import PickledTensor
+from llamatools.containers.pickleglobals import PickledTensor, Storage
 from llamatools.containers.problems import refuse_if
+from llamatools.dtypes import DType
 from llamatools.errors import BadInput
 from llamatools.text import safe
 
@@ -61,10 +62,13 @@ def _check(entries: dict[object, object], where: str) -> None:
     refuse_if(problems, hint=_HINT)
 
 
+_WORDS = {PickledTensor: "a tensor", Storage: "a storage", DType: "an element type"}
+
+
 def _kind(value: object) -> str:
     """What a value is, without going into it: it may be large, deep or contain itself."""
     if isinstance(value, (dict, list, tuple)):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, (str, int, float, type(None))):
         return safe(repr(value), 40)
-    return f"a {type(value).__name__}"
+    return _WORDS.get(type(value), f"a value of type {type(value).__name__}")

@@ -109,7 +109,7 @@ def _size(block: Bits) -> tuple[int, int]:
 
 
 class _Run:
-    def __init__(self, plan: Plan, limits: Resources, folder: Path | None, progress: Progress):
+    def __init__(self, plan: Plan, limits: Resources, progress: Progress) -> None:
         self.limits = limits
         self.checks = RecordChecks()
         self.outcome = Outcome()
@@ -122,7 +122,9 @@ class _Run:
         self._file_turn = Turnstile()
         self._hasher: blake3 | None = None
         self._failures: list[BaseException] = []
-        for f in plan.files:
+
+    def open_sinks(self, folder: Path | None) -> None:
+        for f in self._plan.files:
             assert folder is not None, "a plan that writes files needs a folder"
             self.sinks.append(Sink(folder / f.name, f.layout))
 
@@ -241,9 +243,10 @@ def execute(
 
     The first failure, or a signal, stops all workers before it is raised.
     """
-    run = _Run(plan, limits, folder, progress)
+    run = _Run(plan, limits, progress)
     threads = [threading.Thread(target=run.work, daemon=True) for _ in range(limits.jobs)]
     try:
+        run.open_sinks(folder)
         for t in threads:
             t.start()
         for t in threads:

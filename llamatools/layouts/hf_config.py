@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from llamatools.claims import Claims
-from llamatools.dtypes import BY_TORCH, DType
+from llamatools.dtypes import DType
 from llamatools.errors import BadInput
 from llamatools.jsonfields import Fields
 from llamatools.spec import ModelSpec, RopeScaling
@@ -156,8 +156,12 @@ def update_config(data: Mapping[str, object], spec: ModelSpec, dtype: DType) -> 
         "mlp_bias": (claims.mlp_bias, spec.mlp_bias),
     }
     out.update({key: true for key, (claimed, true) in truth.items() if claimed != true})
-    if claims.dtype is None or BY_TORCH.get(claims.dtype) != dtype:
-        out["dtype" if "dtype" in data else "torch_dtype"] = dtype.torch
+    for key in [k for k in ("dtype", "torch_dtype") if k in data] or ["torch_dtype"]:
+        out[key] = dtype.torch
+    if "rope_parameters" in data and "rope_theta" not in data:
+        # Written by transformers 5 alone; 4.x would fall back on its defaults without a word.
+        out["rope_theta"] = spec.rope_theta
+        out["rope_scaling"] = _scaling_json(spec.rope_scaling) if spec.rope_scaling else None
     return out
 
 

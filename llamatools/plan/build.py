@@ -9,6 +9,7 @@ from llamatools.canonical import EMBEDDING, HEAD
 from llamatools.canonical import tensors as canonical_tensors
 from llamatools.checkpoint import Checkpoint
 from llamatools.dtypes import BF16, F16, F32, DType
+from llamatools.errors import UsageError
 from llamatools.layouts import meta_config
 from llamatools.layouts.hf import HF
 from llamatools.layouts.meta import META_2, META_3
@@ -32,6 +33,14 @@ from llamatools.plan.plan import Plan, PlannedFile, Step, Target
 DTYPES = {"bf16": BF16, "fp16": F16, "fp32": F32}
 
 
+# Containers each layout can be written in; the first is the default.
+_CONTAINERS = {
+    "hf": ("safetensors", "bin"),
+    "meta": ("pth", "safetensors"),
+    "safetensors": ("safetensors",),
+}
+
+
 @dataclass(frozen=True)
 class Options:
     """What `convert` is asked to do. All of it, and nothing else, decides the output's bytes."""
@@ -46,6 +55,25 @@ class Options:
     """Model-parallel files of a Meta layout; None: as the official model has."""
     max_shard_size: int = 5_000_000_000
     """Bytes of tensors per file, for layouts that are not model-parallel."""
+
+    def __post_init__(self) -> None:
+        """UsageError where options contradict each other."""
+        if self.to not in _CONTAINERS:
+            raise UsageError(f"--to {self.to}: expected one of {', '.join(_CONTAINERS)}")
+        if self.dtype != "keep" and self.dtype not in DTYPES:
+            raise UsageError(f"--dtype {self.dtype}: expected keep, {', '.join(DTYPES)}")
+        if self.weights not in (None, *_CONTAINERS[self.to]):
+            raise UsageError(
+                f"--weights {self.weights} does not go with --to {self.to}",
+                hint=f"--to {self.to} takes {' or '.join(_CONTAINERS[self.to])}",
+            )
+        if self.shards is not None and (self.to != "meta" or self.weights == "safetensors"):
+            raise UsageError(
+                "--shards counts model-parallel files, which only Meta's .pth layout has",
+                hint="--max-shard-size limits the size of other files",
+            )
+        if self.max_shard_size < 1:
+            raise UsageError("--max-shard-size must be positive")
 
 
 def plan_conversion(source: Checkpoint, options: Options) -> Plan:

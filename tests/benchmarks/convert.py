@@ -102,12 +102,13 @@ def measured(shape: Shape, given: argparse.Namespace) -> dict[str, Outcome]:
 def main() -> int:
     """0 whatever the figures are; 1 if llamatools failed or wrote other tensors."""
     given = arguments()
+    where = machine(given.workdir)
     results: dict[str, dict[str, Outcome]] = {}
     for name in given.shapes:
         results[name] = measured(SHAPES[name], given)
         print(table(SHAPES[name], results[name]), end="\n\n", flush=True)
 
-    where, judged = machine(given.workdir), targets(results)
+    judged = targets(results)
     print(machine_line(where))
     print(target_lines(judged))
     if given.json:

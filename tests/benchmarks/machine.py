@@ -7,8 +7,8 @@ import platform
 from pathlib import Path
 
 
-def machine(folder: Path) -> dict[str, str | int]:
-    """Processor, memory, system, and the kind of file system that holds `folder`."""
+def machine(folder: Path) -> dict[str, str | int | float]:
+    """Processor, memory, system, the load now, and the kind of file system that holds `folder`."""
     return {
         "cpu": _field(Path("/proc/cpuinfo"), "model name") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -16,6 +16,7 @@ def machine(folder: Path) -> dict[str, str | int]:
         "kernel": f"{platform.system()} {platform.release()}",
         "file_system": _file_system(folder),
         "python": platform.python_version(),
+        "load": os.getloadavg()[0],
     }
 
 

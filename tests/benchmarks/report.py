@@ -68,11 +68,12 @@ def _line(cells: list[str]) -> str:
     return (name + "".join(rest)).rstrip()
 
 
-def machine_line(machine: Mapping[str, str | int]) -> str:
+def machine_line(machine: Mapping[str, str | int | float]) -> str:
     memory = int(machine["memory_bytes"]) / 2**30
     return (
         f"machine: {machine['cores']} cores ({machine['cpu']}), {memory:.0f} GiB, "
-        f"{machine['kernel']}, {machine['file_system']}, Python {machine['python']}; "
+        f"{machine['kernel']}, {machine['file_system']}, Python {machine['python']}, "
+        f"load {machine['load']:.1f} before; "
         f"RSS cannot read below {own_rss_mb():.0f} MB"
     )
 
@@ -86,7 +87,7 @@ def target_lines(judged: list[Target]) -> str:
 
 
 def as_json(
-    machine: Mapping[str, str | int],
+    machine: Mapping[str, str | int | float],
     shapes: Mapping[str, Shape],
     results: Mapping[str, Mapping[str, Outcome]],
     judged: list[Target],

@@ -83,9 +83,8 @@ def _prepare(source: Path, folder: Path) -> None:
         subprocess.run(["cp", "-R", str(source), str(folder)], check=True)
     os.sync()
     _warm(source)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder)  # nothing slow after this
     folder.mkdir()
-    os.sync()
 
 
 def _warm(source: Path) -> None:

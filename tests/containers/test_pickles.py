@@ -397,7 +397,7 @@ def test_flat_and_nested() -> None:
     ("value", "words"),
     [
         ([T], ["holds a list of 1, expected a dict of tensors"]),
-        (T, ["holds a PickledTensor"]),
+        (T, ["holds a tensor, expected a dict"]),
         (
             {"a": T, "epoch": 3, "args": {}},
             ["epoch is 3, expected a tensor", "args is a dict of 0"],
@@ -409,7 +409,7 @@ def test_flat_and_nested() -> None:
         ({"model": {"a": {"b": T}}}, ["model is a dict of 1"]),
         ({0: T, 1: T}, ["key 0 is not a string", "key 1 is not a string"]),
         ({"model": {0: T}}, ["x: model: key 0 is not a string"]),
-        ({"dtype": F32, "s": Storage("0", F32, 4)}, ["dtype is a DType", "s is a Storage"]),
+        ({"dtype": F32, "s": Storage("0", F32, 4)}, ["dtype is an element type", "s is a storage"]),
         ({"\x1b": "x" * 1000}, ["\\x1b is 'xxxx"]),
     ],
 )

@@ -22,10 +22,10 @@ from llamatools._version import __version__
 
 if TYPE_CHECKING:
     from llamatools.checkpoint import Checkpoint, open_checkpoint
-    from llamatools.convert import Prepared, convert, prepare, run
+    from llamatools.conversion import Prepared, convert, prepare, run
     from llamatools.errors import LlamatoolsError
     from llamatools.fingerprints import Fingerprint, differences, fingerprint
-    from llamatools.inspection import inspection
+    from llamatools.inspection import inspect
     from llamatools.plan.build import Options, plan_conversion
     from llamatools.plan.plan import Plan
     from llamatools.reading import read_tensor
@@ -38,17 +38,17 @@ _HOMES = {
     "ModelSpec": "spec",
     "Options": "plan.build",
     "Plan": "plan.plan",
-    "Prepared": "convert",
+    "Prepared": "conversion",
     "RopeScaling": "spec",
-    "convert": "convert",
+    "convert": "conversion",
     "differences": "fingerprints",
     "fingerprint": "fingerprints",
-    "inspection": "inspection",
+    "inspect": "inspection",
     "open_checkpoint": "checkpoint",
     "plan_conversion": "plan.build",
-    "prepare": "convert",
+    "prepare": "conversion",
     "read_tensor": "reading",
-    "run": "convert",
+    "run": "conversion",
 }
 
 __all__ = [
@@ -64,7 +64,7 @@ __all__ = [
     "convert",
     "differences",
     "fingerprint",
-    "inspection",
+    "inspect",
     "open_checkpoint",
     "plan_conversion",
     "prepare",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamatools.canonical import EMBEDDING, HEAD
 from llamatools.checkpoint import Checkpoint, open_checkpoint
-from llamatools.convert import Begin
+from llamatools.conversion import Begin
 from llamatools.engine.digest import fingerprint as combine
 from llamatools.engine.execute import DEFAULT_MEMORY, execute, resources
 from llamatools.plan.build import plan_fingerprint

@@ -32,7 +32,7 @@ def count_parameters(source: Checkpoint) -> Parameters:
     return Parameters(sum(groups.values()), stored, dict(groups))
 
 
-def inspection(source: Checkpoint) -> dict[str, object]:
+def inspect(source: Checkpoint) -> dict[str, object]:
     """The report that `inspect --json` prints; schemas/inspect.json describes it."""
     spec, identity = source.spec, source.identity
     parameters = count_parameters(source)

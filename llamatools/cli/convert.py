@@ -65,7 +65,7 @@ def convert(
     """
     from llamatools.checkpoint import open_checkpoint
     from llamatools.cli.progress import progress
-    from llamatools.convert import prepare, run
+    from llamatools.conversion import prepare, run
     from llamatools.plan.build import Options
     from llamatools.plan.preview import preview
 

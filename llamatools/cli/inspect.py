@@ -18,10 +18,10 @@ def inspect(source: str, as_json: bool) -> None:
     Reads headers and configs, never the weights themselves.
     """
     from llamatools.checkpoint import open_checkpoint
-    from llamatools.inspection import inspection
+    from llamatools.inspection import inspect as report_on
 
     with open_checkpoint(source, probe=False) as opened:
-        report = inspection(opened)
+        report = report_on(opened)
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return

@@ -19,7 +19,8 @@ from llamatools.containers.pickleglobals import PickledTensor, Storage
 from llamatools.containers.pickles import MAX_BYTES, load_pickle
 from llamatools.containers.problems import refuse_if
 from llamatools.containers.statedict import StateDict, find_state_dict
-from llamatools.containers.zipindex import STORED, ZipIndex, read_zip_index
+from llamatools.containers.zipheaders import STORED
+from llamatools.containers.zipindex import ZipIndex, read_zip_index
 from llamatools.errors import BadInput, Unsupported
 from llamatools.text import listing, safe
 

@@ -8,7 +8,7 @@ from llamatools.engine.publish import free_bytes
 from llamatools.plan.passes.cast import casts
 
 if TYPE_CHECKING:
-    from llamatools.convert import Prepared
+    from llamatools.conversion import Prepared
 
 SCHEMA = "urn:llamatools:plan:1"
 

@@ -91,10 +91,10 @@ def zip_bytes(
         tail += pack("<4sQ2H2L", b"PK\6\6", z["rest"], 45, 45, 0, 0)
         tail += pack("<4Q", z["here"], z["n"], z["size"], z["at"])
         tail += pack("<4sLQL", b"PK\6\7", 0, z["end64"], 1)
-    e = {"disk": 0, "here": n, "n": n, "size": size, "at": at, "comment": len(comment)}
-    e |= dict(end or {})
-    tail += pack("<4s4H", b"PK\5\6", e["disk"], e["disk"], e["here"], e["n"])
-    tail += pack("<2LH", e["size"], e["at"], e["comment"])
+    f = {"disk": 0, "here": n, "n": n, "size": size, "at": at, "comment": len(comment)}
+    f |= dict(end or {})
+    tail += pack("<4s4H", b"PK\5\6", f["disk"], f["disk"], f["here"], f["n"])
+    tail += pack("<2LH", f["size"], f["at"], f["comment"])
     return body + directory + junk + tail + comment
 
 

@@ -10,7 +10,8 @@ import pytest
 from forge import Entry, zip_bytes
 
 from llamatools.containers.base import InputFile
-from llamatools.containers.zipindex import STORED, ZipIndex, read_zip_index
+from llamatools.containers.zipheaders import STORED
+from llamatools.containers.zipindex import ZipIndex, read_zip_index
 from llamatools.errors import BadInput, Unsupported
 
 A = Entry("m/a", b"aaaa")

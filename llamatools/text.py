@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 _MAX_NAME = 200
+_COMMANDS = ("::", "##")
 
 
 def safe(text: object, limit: int = _MAX_NAME) -> str:
@@ -14,16 +15,14 @@ def safe(text: object, limit: int = _MAX_NAME) -> str:
     force because colons and hashes at the start are escaped.
     """
     raw = str(text)
+    if len(raw) <= limit and raw.isprintable() and not raw.startswith(_COMMANDS):
+        return raw  # nearly always, and called for every name of every file
     out = "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw[:limit]
     )
-    if out.startswith(("::", "##")):
+    if out.startswith(_COMMANDS):
         out = "\\" + out
     return out + ("…" if len(raw) > limit else "")
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
 
 
 def listing(items: Iterable[object], limit: int = 5) -> str:

@@ -12,6 +12,7 @@ bounds time and memory, and the limit on bytes bounds the strings.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from struct import unpack
 
 from llamatools.containers import pickleglobals
@@ -27,27 +28,29 @@ _MAX_INT_BYTES = 16
 _PROTOCOLS = range(2, 6)
 
 
-class _Mark:
-    """What the MARK opcode leaves on the stack; only one exists."""
-
-
-_MARK = _Mark()
-
-
 def load_pickle(data: bytes, where: str) -> object:
     """The one value in `data`: dicts, lists, tuples, plain values, and PickledTensor.
 
-    Dicts and lists in it may contain themselves. Raises BadInput or Unsupported, with `where` in
-    front, for whatever is not on the allow-lists, for malformed pickles and for bytes behind one.
+    Dicts and lists in it may contain themselves, and are not to be changed: model-parallel ranks
+    mostly hold the same pickle, which is then interpreted once. Raises BadInput or Unsupported,
+    with `where` in front, for whatever is not on the allow-lists, for malformed pickles and for
+    bytes behind one.
     """
+    try:
+        return _interpret(data)
+    except BadInput as e:
+        raise type(e)(f"{safe(where)}: {e}", hint=e.hint) from None
+
+
+@lru_cache(maxsize=1)
+def _interpret(data: bytes) -> object:
     machine = _Machine(data)
     try:
-        value = machine.run()
+        return machine.run()
     except BadInput as e:
         near = machine.last_string()
         about = f" (near {safe(near)!r})" if near is not None else ""
-        raise type(e)(f"{safe(where)}: {e}{about}", hint=e.hint) from None
-    return value
+        raise type(e)(f"{e}{about}", hint=e.hint) from None
 
 
 class _Machine:
@@ -59,11 +62,17 @@ class _Machine:
         self.data = data
         self.at = 0
         self.stack: list[object] = []
+        self.marks: list[int] = []
+        """Heights of the stack at which a MARK was set."""
         self.memo: dict[int, object] = {}
 
     def run(self) -> object:
+        data = self.data
         for _ in range(MAX_OPCODES):
-            opcode = self.take(1)[0]
+            if self.at == len(data):
+                raise BadInput("the pickle ends without its end mark")
+            opcode = data[self.at]
+            self.at += 1
             if opcode == _STOP:
                 return self.result()
             do = _OPCODES.get(opcode)
@@ -77,7 +86,7 @@ class _Machine:
 
     def result(self) -> object:
         value = self.pop()
-        if self.stack:
+        if self.stack or self.marks:
             raise BadInput("the pickle ends with values left over")
         if self.at != len(self.data):
             raise BadInput(f"{len(self.data) - self.at:,} bytes follow the pickle")
@@ -121,20 +130,19 @@ class _Machine:
         self.stack.append(value)
 
     def pop(self) -> object:
-        """The topmost value, which must not be a mark."""
-        if not self.stack or self.stack[-1] is _MARK:
+        """The topmost value, which must lie above every mark."""
+        if len(self.stack) == (self.marks[-1] if self.marks else 0):
             raise BadInput(f"the pickle takes a value that is not there, before byte {self.at}")
         return self.stack.pop()
 
     def pop_to_mark(self) -> list[object]:
         """All values above the topmost mark, in the order they were pushed."""
-        out: list[object] = []
-        while self.stack:
-            value = self.stack.pop()
-            if value is _MARK:
-                return out[::-1]
-            out.append(value)
-        raise BadInput(f"the pickle goes back to a mark that is not there, before byte {self.at}")
+        if not self.marks:
+            raise BadInput(f"the pickle goes back to a mark never set, before byte {self.at}")
+        height = self.marks.pop()
+        out = self.stack[height:]
+        del self.stack[height:]
+        return out
 
     def pop_tuple(self, n: int) -> None:
         self.push(tuple([self.pop() for _ in range(n)][::-1]))
@@ -225,7 +233,7 @@ _STOP = ord(".")
 _OPCODES: dict[int, _Do] = {
     0x80: _Machine.proto,
     0x95: _Machine.frame,
-    ord("("): lambda m: m.push(_MARK),
+    ord("("): lambda m: m.marks.append(len(m.stack)),
     # plain values
     ord("N"): lambda m: m.push(None),
     0x88: lambda m: m.push(True),

@@ -123,24 +123,33 @@ def _extra_blocks(extra: bytes, where: str) -> Iterator[tuple[int, bytes]]:
         at += size
 
 
+_USUAL_EXTRA = 128
+"""Read along with a local header: more than the field that torch aligns records with."""
+
+
 def data_start(file: InputFile, c: CentralEntry, limit: int) -> int:
     """Where the entry's bytes start, its local header compared with the central entry."""
     where = f"{safe(file.path)}: zip entry {safe(c.name)}"
     name_at = c.header + _LOCAL.size
     if name_at + len(c.raw_name) > limit:
         raise BadInput(f"{where}: its local header is said to lie at byte {c.header}")
-    raw = file.read(c.header, _LOCAL.size + len(c.raw_name))
+    raw = file.read(c.header, min(limit - c.header, _LOCAL.size + len(c.raw_name) + _USUAL_EXTRA))
     signature, _, flags, method, _, _, crc, compressed, size, n_name, n_extra = _LOCAL.unpack_from(
         raw
     )
-    if signature != b"PK\3\4" or n_name != len(c.raw_name) or raw[_LOCAL.size :] != c.raw_name:
+    if (
+        signature != b"PK\3\4"
+        or n_name != len(c.raw_name)
+        or not raw.startswith(c.raw_name, _LOCAL.size)
+    ):
         raise BadInput(f"{where}: another local header, or none, at byte {c.header}")
     start: int = name_at + n_name + n_extra
     if start > limit:
         raise BadInput(f"{where}: its local header runs into the zip directory")
-    _check_twin(
-        c, (flags, method, crc, compressed, size), file.read(start - n_extra, n_extra), where
-    )
+    extra = raw[name_at - c.header + n_name :][:n_extra]
+    if len(extra) < n_extra:
+        extra = file.read(start - n_extra, n_extra)
+    _check_twin(c, (flags, method, crc, compressed, size), extra, where)
     return start
 
 

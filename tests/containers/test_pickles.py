@@ -185,8 +185,8 @@ def test_names_what_it_recognises(name: str, module: str, kind: str) -> None:
 GLOBAL = b"\x80\x02c"
 TENSOR = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n"
 BAD = {
-    "empty": (b"", "ends in the middle of an opcode"),
-    "no stop": (b"\x80\x02}", "ends in the middle of an opcode"),
+    "empty": (b"", "ends without its end mark"),
+    "no stop": (b"\x80\x02}", "ends without its end mark"),
     "nothing": (b"\x80\x02.", "takes a value that is not there"),
     "two values": (b"\x80\x02}}.", "ends with values left over"),
     "bytes behind": (b"\x80\x02}.cos\nsystem\n", "11 bytes follow the pickle"),
@@ -231,7 +231,7 @@ BAD = {
     "mark as a value": (b"\x80\x02(.", "takes a value that is not there"),
     "mark in the memo": (b"\x80\x02(q\x00h\x00t.", "takes a value that is not there"),
     "tuple through a mark": (b"\x80\x02K\x01(K\x02\x86.", "takes a value that is not there"),
-    "no mark": (b"\x80\x02K\x01t.", "goes back to a mark that is not there"),
+    "no mark": (b"\x80\x02K\x01t.", "goes back to a mark never set"),
     "items of a list": (b"\x80\x02]K\x01K\x01s.", "sets items of something that is not a dict"),
     "items of a function": (TENSOR + b"K\x01K\x01s.", "sets items of something that is not"),
     "odd items": (b"\x80\x02}(K\x01u.", "sets items of something that is not a dict"),

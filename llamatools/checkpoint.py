@@ -66,10 +66,7 @@ class Checkpoint:
     @property
     def dtype(self) -> DType:
         """The type most bytes are in: what a config calls the model's dtype."""
-        sizes: Counter[DType] = Counter()
-        for value in self.values.values():
-            sizes[value.dtype] += value.nbytes
-        return max(sizes, key=lambda d: (sizes[d], d.name))
+        return main_dtype(self.values)
 
     def close(self) -> None:
         for f in self.files:
@@ -82,6 +79,14 @@ class Checkpoint:
         self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+def main_dtype(values: Mapping[str, Expr]) -> DType:
+    """The type that most bytes are in."""
+    sizes: Counter[DType] = Counter()
+    for value in values.values():
+        sizes[value.dtype] += value.nbytes
+    return max(sizes, key=lambda d: (sizes[d], d.name))
 
 
 def open_checkpoint(source: str | Path, *, probe: bool = True) -> Checkpoint:
@@ -159,9 +164,16 @@ def _assemble(
         dropped=matched.dropped,
         shards=native.shards,
         kv_copies=kv_copies,
-        conflicts=conflicts,
+        conflicts=(*conflicts, *_stale_dtype(claims, values)),
         notes=(*claims.notes, *native.notes),
     )
+
+
+def _stale_dtype(claims: Claims, values: Mapping[str, Expr]) -> tuple[str, ...]:
+    found = main_dtype(values)
+    if claims.dtype is None or claims.dtype.removeprefix("torch.") == found.torch:
+        return ()
+    return (f"{claims.source} says dtype {safe(claims.dtype)}, most weights are {found}",)
 
 
 def _choose_layout(folder: Folder, native: NativeTensors) -> Layout:

@@ -32,4 +32,6 @@ class Claims:
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
     dtype: str | None = None
+    q_dim: int | None = None
+    """Rows that all query heads have together, where the layout fixes it."""
     notes: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from llamatools.canonical import EMBEDDING, HEAD
 from llamatools.claims import Claims
 from llamatools.engine.probe import alike, checksums_agree, equal
 from llamatools.errors import BadInput
+from llamatools.family.registry import OFFICIAL
 from llamatools.layouts.join import Copies, Matched, join
 from llamatools.layouts.table import RowOrder
 from llamatools.plan.expr import Expr, Read
@@ -31,7 +32,13 @@ def find_kv_copies(claims: Claims, matched: Matched, *, probe: bool) -> int:
     keys = matched.tensors[_K][1]
     files = len(keys)
     width = head_width(claims, _rows(matched.tensors[_Q][1]))
-    claimed = claims.n_kv_heads or claims.n_heads
+    if keys[0].shape[0] % width:
+        raise BadInput(
+            f"{_K}: {keys[0].shape[0]} rows in each file are no multiple of the head width "
+            f"{width}, which follows from {claims.n_heads} heads",
+            hint=f"is the number of heads in {claims.source} that of this model?",
+        )
+    claimed = claims.n_kv_heads or files
     if files == 1 or keys[0].shape[0] != width or claimed > files:
         return 1
     if files % claimed:
@@ -50,7 +57,7 @@ def _rows(copies: Copies) -> int:
     return sum(c.shape[0] for c in copies)
 
 
-def _repeats(copies: Copies, times: int, same: Callable[[Expr, Expr], bool]) -> bool:
+def _repeats(copies: Copies, times: int, same: Callable[[Expr, Expr], bool | None]) -> bool:
     """Whether every run of `times` files holds one tensor."""
     return all(
         same(Read(copies[i - i % times]), Read(copies[i])) for i in range(len(copies)) if i % times
@@ -72,12 +79,21 @@ def join_all(claims: Claims, matched: Matched, kv_copies: int) -> dict[str, Expr
     }
 
 
+def _released_tied(claims: Claims) -> bool:
+    """Whether these sizes are those of an official model whose head is its embedding."""
+    sizes = (claims.dim, claims.n_layers, claims.n_heads, claims.n_kv_heads)
+    return claims.tied is None and any(
+        o.tied and sizes == (o.dim, o.n_layers, o.n_heads, o.n_kv_heads) for o in OFFICIAL
+    )
+
+
 def find_same_head(claims: Claims, values: Mapping[str, Expr], *, probe: bool) -> bool:
     """Whether the head's values are the embedding's. A checkpoint that stores none has them."""
     if HEAD not in values:
         return True
     embedding, head = values[EMBEDDING], values[HEAD]
     if not probe:
-        return bool(claims.tied) or checksums_agree(embedding, head)
+        told = checksums_agree(embedding, head)
+        return bool(claims.tied) or (_released_tied(claims) if told is None else told)
     # Where nobody says "tied", a file full of zeros is no evidence that it is.
     return (bool(claims.tied) or alike(embedding, head)) and equal(embedding, head)

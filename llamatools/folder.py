@@ -44,7 +44,8 @@ class Folder:
             files = self._of(scheme)
             if files:
                 return tuple(files)
-        loose = sorted(n for n in self.names if n.endswith(ENDINGS) and "adapter" not in n)
+        # A lone pickle of another name may be anything that training leaves; it must be named.
+        loose = [n for n in self.names if n.endswith(".safetensors") and "adapter" not in n]
         if len(loose) == 1:
             return tuple(loose)
         raise self._weightless()

@@ -32,16 +32,17 @@ class Fields:
             return None
         return value
 
-    def number(self, key: str) -> float | None:
-        """A positive finite number."""
+    def number(self, key: str, below: float = math.inf) -> float | None:
+        """A positive finite number, smaller than `below`."""
         value = self._data.get(key)
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             self._wrong(key, "a positive number")
             return None
-        if not (math.isfinite(value) and value > 0):
-            self._wrong(key, "a positive number")
+        if not 0 < value < below:
+            limit = "" if below == math.inf else f" below {below:g}"
+            self._wrong(key, f"a positive number{limit}")
             return None
         return float(value)
 

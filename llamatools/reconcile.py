@@ -61,8 +61,7 @@ def reconcile(
     mlp_bias = any(".mlp." in n and n.endswith(".bias") for n in shapes)
     t.settle("dim", dim, claims.dim)
     t.settle("head_dim", head_dim, claims.head_dim or claims.dim // claims.n_heads)
-    if claims.n_kv_heads != n_kv_heads * kv_copies:  # a count of copies is no lie
-        t.settle("n_kv_heads", n_kv_heads, claims.n_kv_heads)
+    _settle_kv_heads(t, n_kv_heads, kv_copies)
     t.settle("ffn_dim", ffn_dim, claims.ffn_dim)
     t.settle("vocab_size", vocab_size, claims.vocab_size)
     t.settle("tied", tied, claims.tied)
@@ -89,8 +88,31 @@ def reconcile(
     return spec, tuple(t.conflicts)
 
 
+def _settle_kv_heads(t: Truth, found: int, copies: int) -> None:
+    """Key-value heads as the tensors have them, given how wide a head is.
+
+    Where the width itself follows from the count of heads, a contradiction means that either
+    count is wrong; which cannot be known, and the order of every row depends on it.
+    """
+    claims = t.claims
+    if claims.n_kv_heads == found * copies:  # a count of copies is no lie
+        return
+    if claims.n_kv_heads not in (None, found) and claims.head_dim is None:
+        raise BadInput(
+            f"{claims.source}: {claims.n_heads} heads and {claims.n_kv_heads} key-value heads, but "
+            f"by their shapes {_Q} has {claims.n_heads // found} rows for each of {_K}",
+            hint="one of the two counts belongs to another model; put it right",
+        )
+    t.settle("n_kv_heads", found, claims.n_kv_heads or claims.n_heads)
+
+
 def head_width(claims: Claims, q_rows: int) -> int:
     """Rows of one head. The permutation of every query depends on it, so doubt is an error."""
+    if claims.q_dim not in (None, q_rows):
+        raise BadInput(
+            f"{claims.source}: dim {claims.q_dim}, but the files hold {q_rows} rows of {_Q}",
+            hint="files of some ranks may be missing",
+        )
     width = claims.head_dim or q_rows // claims.n_heads
     if width * claims.n_heads != q_rows or width % 2:
         raise BadInput(

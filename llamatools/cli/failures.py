@@ -20,8 +20,8 @@ _INTERNAL = 70
 """Not one of the documented codes: a defect of ours (EX_SOFTWARE)."""
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived."""
+class Stopped(BaseException):
+    """A signal asked us to stop."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -43,7 +43,7 @@ def guard(command: Callable[[], object], arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped; nothing was left behind", err=True)
         return 130
-    except Terminated as e:
+    except Stopped as e:
         click.echo("stopped; nothing was left behind", err=True)
         return 128 + e.number
     except BrokenPipeError:

@@ -30,8 +30,14 @@ for _command in (convert, inspect, fingerprint):
     cli.add_command(_command)
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise failures.Terminated(number)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Stop once; while the rest is tidied up, further signals change nothing."""
+    for every in _SIGNALS:
+        signal.signal(every, signal.SIG_IGN)
+    raise failures.Stopped(number)
 
 
 def run() -> None:
@@ -39,5 +45,8 @@ def run() -> None:
     # Headers of a large model become a million small objects, none of them garbage; looking for
     # some among them, over and over, would cost more than parsing them.
     gc.disable()
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in _SIGNALS:
+        # Who started us may have asked to survive a hang-up (nohup).
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
     sys.exit(failures.guard(lambda: cli(standalone_mode=False), sys.argv[1:]))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from zlib_ng.zlib_ng import crc32, crc32_combine
 
-from llamatools.containers.base import InputFile, Record
+from llamatools.containers.base import InputFile, Record, StoredTensor
 from llamatools.errors import BadInput
 from llamatools.plan.expr import Bits, as_bytes
 from llamatools.text import safe
@@ -24,11 +24,14 @@ class RecordChecks:
         self._pieces: dict[_Key, dict[int, tuple[int, int]]] = {}
         self._lock = threading.Lock()
 
-    def saw(self, file: InputFile, record: Record, offset: int, data: Bits) -> None:
-        """Take note of bytes read from absolute `offset`."""
-        piece = data.nbytes, crc32(as_bytes(data))
+    def saw(self, tensor: StoredTensor, record: Record, offset: int, data: Bits) -> None:
+        """Take note of a tensor's bytes read from absolute `offset`.
+
+        A strided tensor is read in many small pieces that overlap or leave gaps: not worth it.
+        """
+        piece = (data.nbytes, crc32(as_bytes(data))) if tensor.contiguous else (0, 0)
         with self._lock:
-            self._pieces.setdefault((file, record), {})[offset] = piece
+            self._pieces.setdefault((tensor.file, record), {})[offset] = piece
 
     def finish(self) -> tuple[int, int]:
         """(records checked, records read only in part); BadInput names every mismatch."""

@@ -30,6 +30,11 @@ def check_paths(source: Path, out: Path, *, force: bool) -> None:
             f"the output {safe(out)} is the input, or lies inside or around it",
             hint="choose an output folder beside the input",
         )
+    if not out.name:
+        raise UsageError(
+            f"{safe(out)}: the current folder cannot be the output",
+            hint="give the output folder a name",
+        )
     if not out.parent.resolve().is_dir():
         raise UsageError(f"{safe(out.parent)}: no such folder to put the output in")
     if os.path.lexists(out) and not force:
@@ -58,12 +63,14 @@ def check_space(out: Path, needed: int) -> None:
 def staging(out: Path) -> Iterator[Path]:
     """A fresh folder beside `out`, removed with all it holds unless it was published."""
     parent = out.parent.resolve()
-    folder = parent / f".{out.name}.llamatools-{secrets.token_hex(4)}"
+    # Cut, since a name may have 255 bytes at most.
+    name = os.fsdecode(os.fsencode(out.name)[:200])
+    folder = parent / f".{name}.llamatools-{secrets.token_hex(4)}"
     try:
-        folder.mkdir()
-    except OSError as e:
-        raise io_failed(folder, "creating the folder", e) from e
-    try:
+        try:
+            folder.mkdir()
+        except OSError as e:
+            raise io_failed(folder, "creating the folder", e) from e
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

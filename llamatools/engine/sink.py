@@ -13,6 +13,11 @@ from llamatools.containers.base import FileLayout
 from llamatools.errors import IOFailed
 from llamatools.text import safe
 
+_WRITE_BYTES = 128 << 10
+"""Bytes per system call. The page cache takes memory in pieces as large as the write: small ones
+are found among what was just freed, large ones in a virtual machine are memory that the host has
+taken back and must give again, at several times the cost of the copy itself."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE = 2
 _sync_file_range = getattr(_libc, "sync_file_range", None)
@@ -58,7 +63,7 @@ class Sink:
         done = 0
         try:
             while done < len(data):
-                done += os.pwrite(self._fd, data[done:], offset + done)
+                done += os.pwrite(self._fd, data[done : done + _WRITE_BYTES], offset + done)
         except OSError as e:
             raise io_failed(self.path, f"writing at byte {offset + done}", e) from e
         _start_writeback(self._fd, offset, len(data))

@@ -90,7 +90,6 @@ class _Candidate:
 
 
 def _compare(o: Official, spec: ModelSpec, context_is_known: bool) -> tuple[Evidence, ...]:
-    factor = spec.rope_scaling.factor if spec.rope_scaling else None
     evidence = [
         Evidence("dim", spec.dim, o.dim),
         Evidence("n_layers", spec.n_layers, o.n_layers),
@@ -100,12 +99,25 @@ def _compare(o: Official, spec: ModelSpec, context_is_known: bool) -> tuple[Evid
         Evidence("vocab_size", spec.vocab_size, o.vocab_size),
         Evidence("norm_eps", spec.norm_eps, o.norm_eps),
         Evidence("rope_theta", spec.rope_theta, o.rope_theta),
-        Evidence("rope_factor", factor, o.rope_factor),
+        Evidence("rope_scaling", _scaling(spec.rope_scaling), _scaling(o.rope_scaling)),
+        Evidence("head_dim", spec.head_dim, o.dim // o.n_heads),
         Evidence("tied", spec.tied, o.tied),
     ]
     if context_is_known:
         evidence.append(Evidence("context", spec.context, o.context))
     return tuple(evidence)
+
+
+def _scaling(scaling: RopeScaling | None) -> str:
+    """A scaling in a few words, with whatever sets it apart from Llama 3's."""
+    if scaling is None:
+        return "none"
+    text = f"{scaling.kind} x{scaling.factor:g}"
+    return text if scaling == llama3_scaling(scaling.factor) else f"{text} {_details(scaling)}"
+
+
+def _details(s: RopeScaling) -> str:
+    return f"({s.low_freq_factor}, {s.high_freq_factor}, {s.original_context})"
 
 
 def infer_generation(spec: ModelSpec) -> Generation:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import TypeVar
 
 from llamatools.claims import Claims
 from llamatools.dtypes import DType
@@ -28,24 +29,30 @@ _ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 def read_config(data: Mapping[str, object]) -> Claims:
     """Claims of a config.json; BadInput lists every value that makes no sense."""
     f = Fields(data, NAME)
-    rope = f.mapping("rope_parameters") or {}
+    rope = Fields(f.mapping("rope_parameters") or {}, f"{NAME}: rope_parameters")
     dim = f.count("hidden_size")
     n_layers = f.count("num_hidden_layers")
     n_heads = f.count("num_attention_heads")
     f.require(hidden_size=dim, num_hidden_layers=n_layers, num_attention_heads=n_heads)
-    theta = f.number("rope_theta") or Fields(rope, NAME).number("rope_theta")
+    theta = _same(f, "rope_theta", f.number("rope_theta"), rope.number("rope_theta"))
     eps = f.number("rms_norm_eps")
-    scaling = _read_scaling(f.mapping("rope_scaling") or rope, f.problems)
+    scaling = _same(
+        f,
+        "rope_scaling",
+        _read_scaling(f.mapping("rope_scaling"), "rope_scaling", f.problems),
+        _read_scaling(f.mapping("rope_parameters"), "rope_parameters", f.problems),
+    )
     activation = f.text("hidden_act")
     if activation not in (None, "silu", "swish"):
         f.problems.append(f"{NAME}: hidden_act: expected 'silu', found {activation!r}")
-    partial = f.number("partial_rotary_factor") or Fields(rope, NAME).number(
-        "partial_rotary_factor"
-    )
-    if partial not in (None, 1.0):
-        f.problems.append(f"{NAME}: partial_rotary_factor {partial}: a Llama rotates whole heads")
+    for partial in (f.number("partial_rotary_factor"), rope.number("partial_rotary_factor")):
+        if partial not in (None, 1.0):
+            f.problems.append(
+                f"{NAME}: partial_rotary_factor {partial}: a Llama rotates whole heads"
+            )
+    f.problems += rope.problems
     claims = {
-        "n_kv_heads": f.count("num_key_value_heads") or n_heads,
+        "n_kv_heads": f.count("num_key_value_heads"),
         "head_dim": f.count("head_dim"),
         "ffn_dim": f.count("intermediate_size"),
         "vocab_size": f.count("vocab_size"),
@@ -77,19 +84,36 @@ def read_config(data: Mapping[str, object]) -> Claims:
     )
 
 
-def _read_scaling(data: Mapping[str, object], problems: list[str]) -> RopeScaling | None:
-    """rope_scaling in either version's spelling; {} and kind "default" mean none."""
-    kind = data.get("rope_type", data.get("type", "default"))
-    if kind == "default":
+T = TypeVar("T")
+
+
+def _same(f: Fields, key: str, four: T | None, five: T | None) -> T | None:
+    """One of two spellings of a setting: `key` for transformers 4, rope_parameters for 5.
+
+    Each version would believe its own, so that there is no right reading where they differ.
+    """
+    if four is not None and five is not None and four != five:
+        f.problems.append(
+            f"{NAME}: {key} is {four} for transformers 4, and {five} in rope_parameters"
+        )
+    return five if four is None else four
+
+
+def _read_scaling(
+    data: Mapping[str, object] | None, key: str, problems: list[str]
+) -> RopeScaling | None:
+    """A scaling in either version's spelling; nothing, {} and kind "default" mean none."""
+    kind = data.get("rope_type", data.get("type", "default")) if data else "default"
+    if not data or kind == "default":
         return None
-    f = Fields(data, f"{NAME}: rope_scaling")
+    f = Fields(data, f"{NAME}: {key}")
     factor = f.number("factor")
     if kind not in _ROPE_KINDS:
         f.problems.append(
-            f"{NAME}: rope_scaling: expected one of {', '.join(_ROPE_KINDS)}, found {kind!r}"
+            f"{NAME}: {key}: expected one of {', '.join(_ROPE_KINDS)}, found {kind!r}"
         )
     elif factor is None and kind != "longrope":
-        f.problems.append(f"{NAME}: rope_scaling: factor is missing")
+        f.problems.append(f"{NAME}: {key}: factor is missing")
     scaling = RopeScaling(str(kind), factor or 1.0)
     if kind == "llama3":
         low, high = f.number("low_freq_factor"), f.number("high_freq_factor")
@@ -147,7 +171,7 @@ def update_config(data: Mapping[str, object], spec: ModelSpec, dtype: DType) -> 
     out = dict(data)
     truth = {
         "hidden_size": (claims.dim, spec.dim),
-        "num_key_value_heads": (claims.n_kv_heads, spec.n_kv_heads),
+        "num_key_value_heads": (claims.n_kv_heads or claims.n_heads, spec.n_kv_heads),
         "head_dim": (claims.head_dim or spec.dim // spec.n_heads, spec.head_dim),
         "intermediate_size": (claims.ffn_dim, spec.ffn_dim),
         "vocab_size": (claims.vocab_size, spec.vocab_size),
@@ -160,8 +184,9 @@ def update_config(data: Mapping[str, object], spec: ModelSpec, dtype: DType) -> 
         out[key] = dtype.torch
     if "rope_parameters" in data and "rope_theta" not in data:
         # Written by transformers 5 alone; 4.x would fall back on its defaults without a word.
-        out["rope_theta"] = spec.rope_theta
-        out["rope_scaling"] = _scaling_json(spec.rope_scaling) if spec.rope_scaling else None
+        rope = dict(data["rope_parameters"] or {})  # type: ignore[call-overload]
+        out["rope_theta"] = rope.pop("rope_theta", spec.rope_theta)
+        out["rope_scaling"] = rope if spec.rope_scaling else None
     return out
 
 

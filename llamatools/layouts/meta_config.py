@@ -12,6 +12,7 @@ from llamatools.spec import ModelSpec, RopeScaling, llama3_scaling
 
 NAME = "params.json"
 DEFAULT_THETA = 1e4
+_MAX_MULTIPLIER = 1000.0
 
 _KNOWN = {
     "dim",
@@ -46,7 +47,7 @@ def read_params(data: Mapping[str, object]) -> Claims:
     n_kv_heads = f.count("n_kv_heads")
     vocab_size = None if inner.get("vocab_size") == -1 else f.count("vocab_size")
     multiple_of = f.count("multiple_of")
-    multiplier = f.number("ffn_dim_multiplier")
+    multiplier = f.number("ffn_dim_multiplier", below=_MAX_MULTIPLIER)
     theta = f.number("rope_theta")
     scaled = f.flag("use_scaled_rope") or False
     factor = f.number("rope_scaling_factor")
@@ -62,8 +63,9 @@ def read_params(data: Mapping[str, object]) -> Claims:
         dim=dim,
         n_layers=n_layers,
         n_heads=n_heads,
-        n_kv_heads=n_kv_heads or n_heads,
+        n_kv_heads=n_kv_heads,
         head_dim=None,
+        q_dim=dim,
         ffn_dim=ffn_width(dim, multiple_of, multiplier) if multiple_of else None,
         vocab_size=vocab_size,
         norm_eps=norm_eps,
@@ -141,7 +143,7 @@ def update_params(
     """The user's own params.json with nothing changed but what `written`, which is true, denies."""
     inner = dict(unwrap(data))
     true_kv = written["n_kv_heads"]
-    if claims.n_kv_heads != true_kv:
+    if (claims.n_kv_heads or claims.n_heads) != true_kv:
         inner["n_kv_heads"] = true_kv
     if claims.dim != spec.dim:
         inner["dim"] = spec.dim

@@ -23,16 +23,14 @@ NAMES = (COPY, OURS_TO_HF, OURS_TO_META, "load-all-to-hf", "load-all-to-meta", S
 class Contender:
     """One command. The folder `out` does not exist when it starts.
 
-    `probe` is run once, untimed, to see that the command can start at all and to bring its
-    program files into the page cache. `expected` is a checkpoint of the layout it writes.
+    `expected` is a checkpoint of the layout it writes.
     """
 
     name: str
     argv: tuple[str, ...]
-    probe: tuple[str, ...]
     source: Path
     out: Path
-    expected: Path | None
+    expected: Path
     rounds: int
     env: dict[str, str] = field(default_factory=dict)
 
@@ -70,13 +68,13 @@ def contender(
     argv: tuple[str, ...]
     if name == COPY:
         shell = ("sh", "-c", _COPY, str(meta), str(out))
-        return Contender(name, shell, ("cp", "--version"), meta, out, meta, rounds)
+        return Contender(name, shell, meta, out, meta, rounds)
     if name == SCRIPT:
         program = (script_python or sys.executable, str(_HERE / "transformers_script.py"))
         # It writes an intermediate copy; that goes to the same disk.
         env = {"TMPDIR": str(runs), "HF_HUB_OFFLINE": "1"}
         argv = (*program, str(meta), str(out))
-        return Contender(name, argv, (*program, "--help"), meta, out, hf, script_rounds, env)
+        return Contender(name, argv, meta, out, hf, script_rounds, env)
 
     who, _, target = name.partition("-to-")
     source, expected = (meta, hf) if target == "hf" else (hf, meta)
@@ -86,4 +84,4 @@ def contender(
     else:
         program = (sys.executable, str(_HERE / "load_all.py"))
         argv = (*program, f"to-{target}", shape.name, str(source), str(out))
-    return Contender(name, argv, (*program, "--help"), source, out, expected, rounds)
+    return Contender(name, argv, source, out, expected, rounds)

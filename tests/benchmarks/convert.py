@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,9 @@ def arguments() -> argparse.Namespace:
         "--script-python", help="a python with transformers 4.46.3, to time its script too"
     )
     parser.add_argument("--script-rounds", type=int, default=1, help="default: 1, it is slow")
+    parser.add_argument(
+        "--once", action="store_true", help="no untimed rehearsal before each timed run"
+    )
     given = parser.parse_args()
 
     given.shapes = given.shape.split(",")
@@ -96,12 +100,13 @@ def measured(shape: Shape, given: argparse.Namespace) -> dict[str, Outcome]:
         )
         for name in given.names
     ]
-    return run_rounds(contenders, runs)
+    return run_rounds(contenders, runs, rehearse=not given.once)
 
 
 def main() -> int:
     """0 whatever the figures are; 1 if llamatools failed or wrote other tensors."""
     given = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that outputs are removed
     where = machine(given.workdir)
     results: dict[str, dict[str, Outcome]] = {}
     for name in given.shapes:
@@ -110,9 +115,11 @@ def main() -> int:
 
     judged = targets(results)
     print(machine_line(where))
+    print("timed runs:", "not rehearsed" if given.once else "each right after a rehearsal")
     print(target_lines(judged))
     if given.json:
-        text = json.dumps(as_json(where, SHAPES, results, judged), indent=2)
+        found = as_json(where, SHAPES, results, judged) | {"rehearsed": not given.once}
+        text = json.dumps(found, indent=2)
         given.json.write_text(text + "\n")
 
     ours = [

@@ -16,6 +16,9 @@ from threading import Event, Thread
 
 _SAMPLE_S = 0.025
 
+# Compiled modules are kept, as they are for an installed package, whatever the caller has set.
+_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -47,7 +50,7 @@ def run(argv: Sequence[str], *, log: Path, cwd: Path, env: Mapping[str, str]) ->
             stdout=output,
             stderr=output,
             cwd=cwd,
-            env={**os.environ, **env},
+            env={**os.environ, **_BYTECODE, **env},
         )
         sampler = _AnonymousPeak(child.pid)
         try:

@@ -27,63 +27,56 @@ class Outcome:
     comparison: str = ""
 
 
-def run_rounds(contenders: Sequence[Contender], folder: Path) -> dict[str, Outcome]:
+def run_rounds(
+    contenders: Sequence[Contender], folder: Path, *, rehearse: bool
+) -> dict[str, Outcome]:
     """All rounds, in `folder`, which is removed. A contender that fails once is left out.
 
-    What the contenders print goes to `logs` beside that folder, a file each.
+    With `rehearse` each timed run directly follows an untimed one of the same command. What the
+    contenders print goes to `logs` beside the folder, a file each.
     """
     outcomes = {contender.name: Outcome() for contender in contenders}
     logs = folder.with_name("logs")
     logs.mkdir(exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     try:
-        for contender in contenders:
-            _probe(contender, outcomes[contender.name], logs)
         for number in range(max(contender.rounds for contender in contenders)):
             for contender in contenders:
                 outcome = outcomes[contender.name]
                 if outcome.failure is None and number < contender.rounds:
-                    _one(contender, outcome, folder, logs)
+                    log = logs / f"{contender.name}.log"
+                    _turn(contender, outcome, folder, log, rehearse=rehearse)
                     _tell(f"round {number + 1}: {contender.name}: {_last(outcome)}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return outcomes
 
 
-def _probe(contender: Contender, outcome: Outcome, logs: Path) -> None:
-    log = logs / f"{contender.name}.log"
-    try:
-        run(contender.probe, log=log, cwd=_REPOSITORY, env=contender.env)
-    except (ChildFailed, OSError) as error:
-        outcome.failure = f"does not start: {error}"
-        _tell(f"{contender.name}: {outcome.failure}")
+def _turn(
+    contender: Contender, outcome: Outcome, folder: Path, log: Path, *, rehearse: bool
+) -> None:
+    """One run from a state that does not depend on who ran before.
 
-
-def _one(contender: Contender, outcome: Outcome, folder: Path, logs: Path) -> None:
-    log = logs / f"{contender.name}.log"
-    _prepare(contender.source, folder)
+    A hypervisor may take back memory that stays free, and whoever uses it next waits for it. A
+    rehearsal leaves the memory that the same command needs just freed.
+    """
     try:
+        _fresh(folder)
+        _warm(contender.source)
+        if rehearse:
+            run(contender.argv, log=log, cwd=_REPOSITORY, env=contender.env)
+            _fresh(folder)
         outcome.runs.append(run(contender.argv, log=log, cwd=_REPOSITORY, env=contender.env))
-    except ChildFailed as error:
+    except (ChildFailed, OSError) as error:
         outcome.failure = str(error)
         return
-    if contender.expected is not None and outcome.equal is None:
+    if outcome.equal is None:
         outcome.equal, outcome.comparison = _compare(contender.expected, contender.out)
 
 
-def _prepare(source: Path, folder: Path) -> None:
-    """The same state for all: input cached, nothing unwritten, an output's worth of memory freed.
-
-    The output of the run before, or a copy in its place, goes at the last moment. A hypervisor
-    may take back memory that stays free, and whoever uses it next waits for it: that would bill
-    a contender for what ran before it.
-    """
-    if not any(folder.glob("*/*")):
-        subprocess.run(["cp", "-R", str(source), str(folder)], check=True)
+def _fresh(folder: Path) -> None:
+    """No output, and nothing left to be written that a run's own sync would wait for."""
     os.sync()
-    _warm(source)
-    shutil.rmtree(folder)  # nothing slow after this
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
 
 

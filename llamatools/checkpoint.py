@@ -131,8 +131,10 @@ def _assemble(
     layout = _choose_layout(folder, native)
     config = configs.get(_CONFIG_OF[layout.name])
     if config is None:
+        rejected = _CONFIG_OF[layout.name] in folder.rejected
+        what = "is not a regular file, or a link that leads away" if rejected else "is missing"
         raise BadInput(
-            f"{safe(folder.path)}: {_CONFIG_OF[layout.name]} is missing; the tensors are named as "
+            f"{safe(folder.path)}: {_CONFIG_OF[layout.name]} {what}; the tensors are named as "
             f"in {'Meta' if layout.name == 'meta' else 'Hugging Face'} checkpoints",
             hint="tensor shapes do not tell the number of heads or the rope settings: "
             "put the config beside the weights",

@@ -19,7 +19,8 @@ from llamatools.weightfiles import ENDINGS, SCHEMES, Scheme, scheme_of, weight_f
 _TRAVELLERS = re.compile(
     r"tokenizer(_config)?\.(model|json)|special_tokens_map\.json|added_tokens\.json|vocab\.json|"
     r"merges\.txt|chat_template\.(jinja|json)|generation_config\.json|"
-    r"LICENSE.*|NOTICE.*|USE_POLICY.*",
+    r"(LICENSE|NOTICE|USE_POLICY)[\w. -]*",
+    re.ASCII,
 )
 
 
@@ -54,18 +55,20 @@ class Folder:
         """The files of one scheme, by its index where there is one."""
         where = safe(self.path)
         members = scheme.members(self.names)
-        if scheme.index in self.names:
-            listed = sorted(set(self._read_index(scheme.index).values()))
-            if scheme.plain not in self.names or scheme.plain in listed:
-                return listed
-        if not members:
-            return [scheme.plain] if scheme.plain in self.names else []
+        rejected = [n for n in self.rejected if n == scheme.plain or scheme.numbered.fullmatch(n)]
+        if rejected:
+            raise self._not_files(rejected)
         if scheme.plain in self.names:
+            if not members:  # an index beside it is stale: transformers does not look at it either
+                return [scheme.plain]
             raise BadInput(
                 f"{where}: holds two checkpoints: {scheme.plain} and {listing(members)}",
                 hint="give the one file you mean, or move the others away",
             )
-        scheme.check_complete(members, where)
+        if scheme.index in self.names:
+            return sorted(set(self._read_index(scheme.index).values()))
+        if members:
+            scheme.check_complete(members, where)
         return members
 
     def _check_chosen(self, name: str) -> str:
@@ -92,18 +95,21 @@ class Folder:
                 f"{where}: an adapter, not a model",
                 hint="convert its base model, and merge the adapter into it",
             )
-        rejected = sorted(n for n in self.rejected if n.endswith(ENDINGS))
+        rejected = [n for n in self.rejected if n.endswith(ENDINGS)]
         if rejected:
-            return BadInput(
-                f"{where}: not regular files, or links that lead out of the folder: "
-                f"{listing(rejected)}",
-                hint="copy the files themselves into the folder, or give the folder they are in",
-            )
+            return self._not_files(rejected)
         found = listing(sorted(self.names)) or "no files"
         return BadInput(
             f"{where}: no weights: expected consolidated.NN.pth, model*.safetensors or "
             f"pytorch_model*.bin, found {found}",
             hint="give the folder that holds the weight files, or the one weight file itself",
+        )
+
+    def _not_files(self, names: list[str]) -> BadInput:
+        return BadInput(
+            f"{safe(self.path)}: not regular files, or links that lead out of the folder: "
+            f"{listing(sorted(names))}",
+            hint="copy the files themselves into the folder, or give the folder they are in",
         )
 
     @cached_property
@@ -174,7 +180,7 @@ def scan(source: Path) -> Folder:
 
 def _kind(entry: Path, folder: Path) -> str:
     """ "file", "folder" or "rejected". Links may stay in the folder, or lead into the hub
-    cache's own blobs: <repo>/snapshots/<revision>/<name> -> <repo>/blobs/<digest>."""
+    cache's own blobs: <repo>/snapshots/<revision>/.../<name> -> <repo>/blobs/<digest>."""
     mode = entry.lstat().st_mode
     if S_ISREG(mode):
         return "file"
@@ -182,7 +188,14 @@ def _kind(entry: Path, folder: Path) -> str:
         return "folder"
     if not S_ISLNK(mode):
         return "rejected"
-    target, home = entry.resolve(), folder.resolve()
-    blobs = home.parent.parent / "blobs"
-    allowed = target.parent == home or (home.parent.name == "snapshots" and target.parent == blobs)
-    return "file" if allowed and target.is_file() else "rejected"
+    try:
+        target, home = entry.resolve(), folder.resolve()
+        allowed = target.parent == home or target.parent in _blobs(home)
+        return "file" if allowed and target.is_file() else "rejected"
+    except (OSError, RuntimeError):  # links in a circle
+        return "rejected"
+
+
+def _blobs(home: Path) -> list[Path]:
+    """Where the hub cache keeps what a folder in one of its snapshots links to."""
+    return [p.parent / "blobs" for p in home.parents if p.name == "snapshots"]

@@ -47,7 +47,7 @@ def build_manifest(
         "options": asdict(options),
         "model": {"title": source.identity.title, **plan.spec.to_json()},
         "conflicts": list(source.conflicts),
-        "notes": list(source.notes),
+        "notes": [*source.notes, *plan.notes],
         "files": [
             {"name": name, "bytes": size, "blake3": digest}
             for name, (size, digest) in sorted(files.items())

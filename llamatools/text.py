@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 _MAX_NAME = 200
-_COMMANDS = ("::", "##")
+_ESCAPES = {"::": ":\\:", "##": "#\\#"}
 
 
 def safe(text: object, limit: int = _MAX_NAME) -> str:
     """A string from a file as it may be printed: one line, no control characters, bounded.
 
-    Lines that CI systems would obey (`::error::`, `##[group]`) lose their first character's
-    force because colons and hashes at the start are escaped.
+    What CI systems obey where a line begins with it (`::error::`, `##[group]`) is broken up
+    wherever it stands, since lines may be wrapped.
     """
     raw = str(text)
-    if len(raw) <= limit and raw.isprintable() and not raw.startswith(_COMMANDS):
+    if len(raw) <= limit and raw.isprintable() and "::" not in raw and "##" not in raw:
         return raw  # nearly always, and called for every name of every file
     out = "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw[:limit]
     )
-    if out.startswith(_COMMANDS):
-        out = "\\" + out
+    for command, harmless in _ESCAPES.items():
+        out = out.replace(command, harmless)
     return out + ("…" if len(raw) > limit else "")
 
 

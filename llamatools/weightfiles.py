@@ -48,6 +48,15 @@ class Scheme:
                     hint="move the parts of the other checkpoint away",
                 )
             wanted = range(1, int(totals.pop()) + 1)
+        twice = [n for n, number in zip(members, found, strict=True) if found.count(number) > 1]
+        if twice:
+            raise BadInput(
+                f"{where}: more than one file of a number: {listing(twice)}",
+                hint="move the ones away that do not belong to the checkpoint",
+            )
+        beyond = [n for n, number in zip(members, found, strict=True) if number not in wanted]
+        if beyond:
+            raise BadInput(f"{where}: numbered beyond their total: {listing(beyond)}")
         missing = [n for n in wanted if n not in set(found)]
         if missing:
             raise BadInput(
@@ -57,20 +66,20 @@ class Scheme:
             )
 
 
-_PARTS = r"-(?P<number>\d{5})-of-(?P<total>\d{5})"
+_PARTS = r"-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})"
 
 # Preferred first: a folder that holds a model in two containers is read once.
 SCHEMES = (
     Scheme("model.safetensors", re.compile(rf"model{_PARTS}\.safetensors")),
     Scheme("pytorch_model.bin", re.compile(rf"pytorch_model{_PARTS}\.bin")),
-    Scheme("consolidated.pth", re.compile(r"consolidated\.(?P<number>\d{2,3})\.pth"), True),
+    Scheme("consolidated.pth", re.compile(r"consolidated\.(?P<number>[0-9]{2,3})\.pth"), True),
     Scheme(
         "consolidated.safetensors",
         re.compile(rf"consolidated{_PARTS}\.safetensors"),
     ),
     Scheme(
         "consolidated.safetensors",
-        re.compile(r"consolidated\.(?P<number>\d{2,3})\.safetensors"),
+        re.compile(r"consolidated\.(?P<number>[0-9]{2,3})\.safetensors"),
         True,
     ),
 )

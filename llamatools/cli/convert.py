@@ -44,7 +44,9 @@ from llamatools.cli.options import SIZE, SOURCE, json_option, run_options
     help="Largest file of an hf or safetensors layout.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
-@click.option("--force", is_flag=True, help="Replace OUT, in one step at the end.")
+@click.option(
+    "--force", is_flag=True, help="Replace the folder OUT and all it holds, in one step at the end."
+)
 @run_options
 @json_option
 def convert(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,7 @@ import click
 from llamatools.cli.options import SOURCE, json_option, run_options
 
 if TYPE_CHECKING:
+    from llamatools.checkpoint import Checkpoint
     from llamatools.fingerprints import Fingerprint
 
 _SCHEMA = "urn:llamatools:fingerprint:1"
@@ -34,15 +36,20 @@ def fingerprint(
 
     With SRC2, names the tensors in which the two models differ, and exits 1 if there are any.
     """
+    from llamatools.checkpoint import open_checkpoint
     from llamatools.cli.progress import progress
     from llamatools.fingerprints import differences
     from llamatools.fingerprints import fingerprint as compute
+    from llamatools.text import safe
 
-    def of(path: str) -> Fingerprint:
+    def of(opened: Checkpoint) -> Fingerprint:
         with progress("fingerprint", quiet=quiet or as_json) as begin:
-            return compute(path, jobs=jobs, max_memory=max_memory, begin=begin)
+            return compute(opened, jobs=jobs, max_memory=max_memory, begin=begin)
 
-    found = [(path, of(path)) for path in (source, other) if path is not None]
+    with ExitStack() as stack:
+        paths = [path for path in (source, other) if path is not None]
+        opened = [stack.enter_context(open_checkpoint(path)) for path in paths]
+        found = [(path, of(checkpoint)) for path, checkpoint in zip(paths, opened, strict=True)]
     different = differences(found[0][1], found[1][1]) if other is not None else []
     if as_json:
         report: dict[str, object] = {
@@ -62,7 +69,7 @@ def fingerprint(
         click.echo(json.dumps(report, indent=2))
         return 1 if different else 0
     for path, f in found:
-        click.echo(f"{f.digest}  {path}")
+        click.echo(f"{f.digest}  {safe(path, 4096)}")
         if tensors:
             for name in sorted(f.tensors):
                 t = f.tensors[name]

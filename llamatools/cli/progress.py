@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import click
-
+from llamatools.cli.messages import tell
 from llamatools.text import nbytes
 
 Begin = Callable[[int], Callable[[int], None]]
@@ -76,8 +75,7 @@ class _Lines:
                 return
             self._told, self._last = tenth, now
             rate = self._done / max(1e-9, now - self._start)
-            click.echo(
+            tell(
                 f"{self._what}: {self._done * 100 // self._total}% of {nbytes(self._total)}, "
-                f"{nbytes(rate)}/s",
-                err=True,
+                f"{nbytes(rate)}/s"
             )

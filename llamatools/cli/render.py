@@ -15,7 +15,7 @@ Report = dict[str, Any]
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, emoji=False)
 
 
 def _pairs() -> Table:

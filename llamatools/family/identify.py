@@ -32,6 +32,11 @@ class Identity:
     evidence: tuple[Evidence, ...]
 
     @property
+    def context(self) -> int:
+        """The context length of the official model, else of the generation."""
+        return self.official.context if self.official else self.generation.context
+
+    @property
     def exact(self) -> bool:
         return self.official is not None and all(e.agrees for e in self.evidence)
 

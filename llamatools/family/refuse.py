@@ -108,6 +108,11 @@ def refuse_params(params: Mapping[str, object]) -> None:
     if any(k.startswith("vision_") for k in params):
         kind = "Llama 4" if "moe_args" in params else "Llama 3.2 vision"
         raise Unsupported(f"params.json: a {kind} model", hint=_LLAMA_ONLY)
+    foreign = sorted({"sliding_window", "hidden_dim", "head_dim", "moe"} & params.keys())
+    if foreign:
+        raise Unsupported(
+            f"params.json: not Meta's but Mistral's format ({listing(foreign)})", hint=_LLAMA_ONLY
+        )
     if "moe_args" in params:
         raise Unsupported("params.json: a Llama 4 model (moe_args)", hint=_LLAMA_ONLY)
 

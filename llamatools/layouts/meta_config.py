@@ -149,7 +149,7 @@ def update_params(
         inner["dim"] = spec.dim
     if claims.vocab_size not in (None, spec.vocab_size):
         inner["vocab_size"] = spec.vocab_size
-    if claims.ffn_dim not in (None, spec.ffn_dim):
+    if claims.ffn_dim != spec.ffn_dim:
         inner.pop("ffn_dim_multiplier", None)
         inner.update({k: written[k] for k in _FFN if k in written})
     return {**data, "model": inner} if unwrap(data) is not data else inner
@@ -172,6 +172,24 @@ def check_representable(spec: ModelSpec) -> None:
         )
     if problems:
         raise NotRepresentable(problems, hint="convert with --to hf or --to safetensors instead")
+
+
+def losses(spec: ModelSpec, usual_context: int, *, same_head: bool) -> tuple[str, ...]:
+    """What Meta's files cannot say of a model, though its tensors are all there."""
+    notes = []
+    if spec.context not in (None, usual_context):
+        notes.append(
+            f"{NAME} cannot state the context length {spec.context}; read back, it is "
+            f"{usual_context}, as is usual for such a model"
+        )
+    if spec.attention_bias or spec.mlp_bias:
+        notes.append("Meta's reference code has no biases, and does not load this model")
+    if spec.rope_scaling and spec.rope_scaling.factor != implied_factor(spec, same_head):
+        notes.append(
+            f"rope factor {spec.rope_scaling.factor:g} is written as rope_scaling_factor, which "
+            "Meta's reference code does not know: it takes 8"
+        )
+    return tuple(notes)
 
 
 def _is_llama3(scaling: RopeScaling) -> bool:

@@ -42,6 +42,8 @@ def check_shards(spec: ModelSpec, shards: int) -> None:
         )
         if size % shards
     ]
+    if shards > spec.vocab_size:
+        reasons.append(f"the vocabulary has {spec.vocab_size} rows")
     if spec.n_kv_heads % shards and shards % spec.n_kv_heads:
         reasons.append(
             f"{shards} neither divides nor is a multiple of the key-value heads ({spec.n_kv_heads})"
@@ -56,4 +58,4 @@ def check_shards(spec: ModelSpec, shards: int) -> None:
 
 def _blocked(spec: ModelSpec, n: int) -> bool:
     uneven = spec.n_heads % n or spec.ffn_dim % n or spec.dim % n
-    return bool(uneven or (spec.n_kv_heads % n and n % spec.n_kv_heads))
+    return bool(uneven or n > spec.vocab_size or (spec.n_kv_heads % n and n % spec.n_kv_heads))

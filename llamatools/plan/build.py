@@ -174,7 +174,7 @@ def _unsharded(
     if len(runs) > 1:
         named = [[entries[j] for j in run] for run in runs]
         documents = {**documents, naming.index_name: index_json(naming, named, sum(sizes))}
-    return _finish(source, steps, files, documents)
+    return _finish(source, options, steps, files, documents)
 
 
 def _parallel(
@@ -207,7 +207,7 @@ def _parallel(
         )
         for slot, (n, v) in enumerate(values.items())
     )
-    return _finish(source, steps, files, documents)
+    return _finish(source, options, steps, files, documents)
 
 
 def _part_shape(shape: tuple[int, ...], where: Part) -> tuple[int, ...]:
@@ -217,9 +217,14 @@ def _part_shape(shape: tuple[int, ...], where: Part) -> tuple[int, ...]:
 
 def _finish(
     source: Checkpoint,
+    options: Options,
     steps: tuple[Step, ...],
     files: list[PlannedFile],
     documents: Mapping[str, bytes],
 ) -> Plan:
     travellers = (n for n in source.folder.travellers() if n not in documents)
-    return Plan(source.spec, steps, tuple(files), documents, tuple(travellers))
+    notes: tuple[str, ...] = ()
+    if options.to == "meta":
+        usual = source.identity.context
+        notes = meta_config.losses(source.spec, usual, same_head=source.same_head)
+    return Plan(source.spec, steps, tuple(files), documents, notes, tuple(travellers))

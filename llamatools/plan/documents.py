@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from llamatools.checkpoint import Checkpoint
@@ -27,17 +28,12 @@ def hf_documents(source: Checkpoint, dtype: DType) -> Documents:
         }
     generation = source.identity.generation
     bos, eos = token_ids(generation, source.spec, instruct=looks_instruct(source))
-    spec = source.spec if source.spec.context else _with_context(source)
-    return {
-        hf_config.NAME: dump_json(hf_config.write_config(spec, dtype, bos, eos)),
-        hf_config.GENERATION_NAME: dump_json(hf_config.write_generation_config(bos, eos)),
-    }
-
-
-def _with_context(source: Checkpoint) -> ModelSpec:
-    official = source.identity.official
-    context = official.context if official else source.identity.generation.context
-    return replace(source.spec, context=context)
+    spec = replace(source.spec, context=source.spec.context or source.identity.context)
+    documents = {hf_config.NAME: dump_json(hf_config.write_config(spec, dtype, bos, eos))}
+    if hf_config.GENERATION_NAME not in source.folder.names:  # the user's own goes along
+        generation_config = hf_config.write_generation_config(bos, eos)
+        documents[hf_config.GENERATION_NAME] = dump_json(generation_config)
+    return documents
 
 
 def token_ids(
@@ -51,9 +47,20 @@ def token_ids(
 
 
 def looks_instruct(source: Checkpoint) -> bool:
-    """Whether the folder's name says that the model was tuned to chat; no file of Meta's does."""
-    name = source.folder.path.resolve().name.lower()
-    return "instruct" in name or "chat" in name
+    """Whether a folder's name says that the model was tuned to chat; no file of Meta's does.
+
+    Official repositories keep Meta's files in a folder `original`; the hub cache names its folders
+    <model>/snapshots/<revision>.
+    """
+    folder = source.folder.path.resolve()
+    if folder.name == "original":
+        folder = folder.parent
+    if folder.parent.name == "snapshots":
+        folder = folder.parent.parent
+    return _INSTRUCT.search(folder.name.lower()) is not None
+
+
+_INSTRUCT = re.compile(r"(^|[-_.])(instruct|chat)([-_.]|$)")
 
 
 def meta_documents(source: Checkpoint, shards: int) -> Documents:

@@ -66,6 +66,8 @@ class Plan:
     files: tuple[PlannedFile, ...] = ()
     documents: Mapping[str, bytes] = field(default_factory=dict)
     """Small files written whole: configs and indexes."""
+    notes: tuple[str, ...] = ()
+    """What the layout that is written cannot say of the model."""
     travellers: tuple[str, ...] = ()
     """Names of files copied from the source folder as they are."""
 

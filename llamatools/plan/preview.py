@@ -42,7 +42,7 @@ def preview(prepared: Prepared) -> dict[str, object]:
             {"name": c.name, "before": c.x.dtype.name, "after": c.to.name} for c in casts(plan)
         ],
         "conflicts": list(source.conflicts),
-        "notes": list(source.notes),
+        "notes": [*source.notes, *plan.notes],
         "steps": [
             {
                 "name": s.name,

@@ -78,7 +78,7 @@ def read_config(data: Mapping[str, object]) -> Claims:
         n_heads=n_heads,
         norm_eps=eps or _DEFAULTS["rms_norm_eps"],
         rope_theta=theta or _DEFAULTS["rope_theta"],
-        rope_scaling=scaling,
+        rope_scaling=None if scaling == _UNSCALED else scaling,
         notes=tuple(notes),
         **claims,  # type: ignore[arg-type]
     )
@@ -99,13 +99,18 @@ def _same(f: Fields, key: str, four: T | None, five: T | None) -> T | None:
     return five if four is None else four
 
 
+_UNSCALED = RopeScaling("default", 1.0)
+
+
 def _read_scaling(
     data: Mapping[str, object] | None, key: str, problems: list[str]
 ) -> RopeScaling | None:
-    """A scaling in either version's spelling; nothing, {} and kind "default" mean none."""
-    kind = data.get("rope_type", data.get("type", "default")) if data else "default"
-    if not data or kind == "default":
+    """A scaling in either version's spelling; None where nothing is said of one."""
+    kind = data.get("rope_type", data.get("type")) if data else None
+    if not data or kind is None:
         return None
+    if kind == "default":
+        return _UNSCALED
     f = Fields(data, f"{NAME}: {key}")
     factor = f.number("factor")
     if kind not in _ROPE_KINDS:
@@ -186,7 +191,7 @@ def update_config(data: Mapping[str, object], spec: ModelSpec, dtype: DType) -> 
         # Written by transformers 5 alone; 4.x would fall back on its defaults without a word.
         rope = dict(data["rope_parameters"] or {})  # type: ignore[call-overload]
         out["rope_theta"] = rope.pop("rope_theta", spec.rope_theta)
-        out["rope_scaling"] = rope if spec.rope_scaling else None
+        out.setdefault("rope_scaling", rope if spec.rope_scaling else None)
     return out
 
 

@@ -98,9 +98,6 @@ def test_two_thetas_are_reported_or_read_as_transformers_does(tmp_path: Path) ->
         assert theta == expected["rope_theta"] or "theta" in " ".join(opened.conflicts)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="rope_scaling is replaced by rope_parameters where those say default"
-)
 def test_two_scalings_are_refused_or_kept(tmp_path: Path) -> None:
     """Both versions of transformers believe rope_scaling here: it must not get lost."""
     linear = {"rope_type": "linear", "factor": 2.0}

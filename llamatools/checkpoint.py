@@ -18,18 +18,18 @@ from llamatools.claims import Claims
 from llamatools.containers.base import InputFile, StoredTensor
 from llamatools.dtypes import DType
 from llamatools.errors import BadInput
-from llamatools.evidence import find_kv_copies, find_same_head, join_all
+from llamatools.expr.nodes import Expr
 from llamatools.family.identify import Identity, identify
 from llamatools.family.refuse import refuse_config, refuse_params
-from llamatools.folder import Folder, scan
 from llamatools.layouts import hf_config, meta_config
 from llamatools.layouts.hf import HF
 from llamatools.layouts.join import check_copies, match
 from llamatools.layouts.meta import META_2, META_3
 from llamatools.layouts.table import Layout
-from llamatools.native import NativeTensors, read_native
-from llamatools.plan.expr import Expr
-from llamatools.reconcile import reconcile
+from llamatools.opening.evidence import find_kv_copies, find_same_head, join_all
+from llamatools.opening.folder import Folder, scan
+from llamatools.opening.native import NativeTensors, read_native
+from llamatools.opening.reconcile import reconcile
 from llamatools.spec import ModelSpec
 from llamatools.text import listing, safe
 

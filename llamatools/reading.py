@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llamatools.engine.context import PlainContext
-from llamatools.plan.expr import Bits, Expr, bits_dtype
+from llamatools.expr.context import PlainContext
+from llamatools.expr.nodes import Bits, Expr, bits_dtype
 
 
 def read_tensor(value: Expr, start: int = 0, stop: int | None = None) -> Bits:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 _MAX_NAME = 200
-_ESCAPES = {"::": ":\\:", "##": "#\\#"}
+_COMMAND = re.compile(r"([:#])(?=\1)")
 
 
 def safe(text: object, limit: int = _MAX_NAME) -> str:
@@ -20,8 +21,7 @@ def safe(text: object, limit: int = _MAX_NAME) -> str:
     out = "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw[:limit]
     )
-    for command, harmless in _ESCAPES.items():
-        out = out.replace(command, harmless)
+    out = _COMMAND.sub(r"\1\\", out)
     return out + ("…" if len(raw) > limit else "")
 
 

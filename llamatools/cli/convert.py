@@ -69,7 +69,7 @@ def convert(
     from llamatools.cli.progress import progress
     from llamatools.conversion import prepare, run
     from llamatools.plan.build import Options
-    from llamatools.plan.preview import preview
+    from llamatools.preview import preview
 
     wanted = Options(**options)
     with open_checkpoint(source) as opened:

@@ -13,7 +13,7 @@ from zlib_ng.zlib_ng import crc32, crc32_combine
 
 from llamatools.containers.base import InputFile, Record, StoredTensor
 from llamatools.errors import BadInput
-from llamatools.plan.expr import Bits, as_bytes
+from llamatools.expr.nodes import Bits, as_bytes
 from llamatools.text import safe
 
 _Key = tuple[InputFile, Record]
@@ -63,13 +63,3 @@ def _combine(record: Record, pieces: Iterator[tuple[int, tuple[int, int]]]) -> i
         crc = crc32_combine(crc, piece, size)
         at += size
     return crc if at == record.start + record.size else None
-
-
-def crc_of_zeros(size: int) -> int:
-    """The CRC-32 of so many zero bytes, by doubling."""
-    crc, power, length = 0, crc32(b"\0"), 1
-    while size:
-        if size & 1:
-            crc = crc32_combine(crc, power, length)
-        power, length, size = crc32_combine(power, power, length), length * 2, size >> 1
-    return crc

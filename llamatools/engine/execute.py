@@ -18,12 +18,12 @@ from blake3 import blake3
 
 from llamatools.containers.base import StoredTensor
 from llamatools.engine.checksums import RecordChecks
-from llamatools.engine.context import PlainContext
 from llamatools.engine.digest import tensor_hasher
 from llamatools.engine.sink import Sink
 from llamatools.engine.turnstile import Stopped, Turnstile
 from llamatools.errors import LlamatoolsError, UsageError
-from llamatools.plan.expr import Bits, as_bytes, pairs_from_halves
+from llamatools.expr.context import PlainContext
+from llamatools.expr.nodes import Bits, as_bytes, pairs_from_halves
 from llamatools.plan.plan import Plan, Step, Target
 from llamatools.text import nbytes
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from llamatools.canonical import BY_TEMPLATE
 from llamatools.containers.base import StoredTensor
 from llamatools.errors import BadInput
+from llamatools.expr.nodes import Expr, Read, agree, concat, to_halves
 from llamatools.layouts.table import Layout, Row
-from llamatools.plan.expr import Expr, Read, agree, concat, to_halves
 from llamatools.text import listing, safe
 
 Copies = tuple[StoredTensor, ...]

@@ -10,13 +10,13 @@ from llamatools.canonical import tensors as canonical_tensors
 from llamatools.checkpoint import Checkpoint
 from llamatools.dtypes import BF16, F16, F32, DType
 from llamatools.errors import UsageError
+from llamatools.expr.nodes import Expr
 from llamatools.layouts import meta_config
 from llamatools.layouts.hf import HF
 from llamatools.layouts.meta import META_2, META_3
 from llamatools.layouts.split import Part, check_shards, part
 from llamatools.layouts.table import Layout, Row
 from llamatools.plan.documents import hf_documents, meta_documents, unchanged_documents
-from llamatools.plan.expr import Expr
 from llamatools.plan.pack import (
     CONSOLIDATED_SAFETENSORS,
     MODEL_BIN,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import lcm
 
 from llamatools.containers.base import FileLayout
-from llamatools.plan.expr import Expr
+from llamatools.expr.nodes import Expr
 from llamatools.spec import ModelSpec
 
 

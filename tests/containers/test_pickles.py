@@ -211,7 +211,7 @@ BAD = {
     "global dotted": (GLOBAL + b"torch\n_utils._rebuild_tensor_v2\n.", "torch._utils._rebuild"),
     "global split elsewhere": (GLOBAL + b"torch._utils._rebuild_tensor_v2\n\n.", "refers to torch"),
     "global with spaces": (GLOBAL + b"torch \nSize\n.", "refers to torch .Size"),
-    "global escaped": (GLOBAL + b"\x1b[31m\n::x\n.", "refers to \\x1b[31m.\\::x,"),
+    "global escaped": (GLOBAL + b"\x1b[31m\n::x\n.", "refers to \\x1b[31m.:\\:x,"),
     "stack global of numbers": (b"\x80\x04K\x01K\x02\x93.", "by something that is not a name"),
     "stack global of os": (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "refers to os.system"),
     "call of a class": (GLOBAL + b"torch\nFloatStorage\n)R.", "not a function of tensors"),

@@ -241,7 +241,7 @@ def test_reports_every_problem_at_once(refused: Refused) -> None:
     }
     error = refused(safetensors_bytes(header, bytes(16)), "Q4", "[-1]", "needs 8", "\\x1b[31m")
     assert len(error.problems) == 4
-    assert "tensor \\::error::d: " in str(error)
+    assert "tensor :\\:error:\\:d: " in str(error)
 
 
 def test_a_flood_of_problems_is_cut(refused: Refused) -> None:

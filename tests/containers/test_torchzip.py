@@ -290,7 +290,7 @@ def test_every_bad_tensor_is_named(refused: Refused) -> None:
     error = refused(torch_bytes(state), "tensor b: ", "tensor c: ", "tensor d: ")
     assert len(error.problems) == 3, "what is merely unsupported waits"
     del state["b"], state["c"], state["d"]
-    refused(torch_bytes(state), "tensor \\::warning::\\x07: ", error=Unsupported)
+    refused(torch_bytes(state), "tensor :\\:warning:\\:\\x07: ", error=Unsupported)
 
 
 @pytest.mark.parametrize(

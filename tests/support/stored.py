@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from llamatools.containers.base import InputFile, StoredTensor
 from llamatools.dtypes import BF16
-from llamatools.engine.context import PlainContext
-from llamatools.plan.expr import Bits, Expr
+from llamatools.expr.context import PlainContext
+from llamatools.expr.nodes import Bits, Expr
 
 Words = NDArray[np.uint16]
 

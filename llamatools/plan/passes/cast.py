@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llamatools.dtypes import DType
-from llamatools.plan.expr import Bits, Context, Expr
+from llamatools.expr.nodes import Bits, Context, Expr
 from llamatools.plan.plan import Plan
 
 if TYPE_CHECKING:

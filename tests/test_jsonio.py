@@ -108,7 +108,7 @@ def test_object_expected() -> None:
 
 
 def test_source_name_is_escaped() -> None:
-    with pytest.raises(BadInput, match=r"^\\::error::\\x1b"):
+    with pytest.raises(BadInput, match=r"^:\\:error:\\:\\x1b"):
         load_json(b"", "::error::\x1b")
 
 

@@ -13,8 +13,8 @@ from llamatools.containers.base import InputFile
 from llamatools.errors import BadInput, IOFailed, Unsupported, UsageError
 from llamatools.family.refuse import refuse_files
 from llamatools.jsonio import MAX_BYTES, load_json_object
+from llamatools.opening.weightfiles import ENDINGS, SCHEMES, Scheme, scheme_of, weight_files
 from llamatools.text import listing, safe
-from llamatools.weightfiles import ENDINGS, SCHEMES, Scheme, scheme_of, weight_files
 
 _TRAVELLERS = re.compile(
     r"tokenizer(_config)?\.(model|json)|special_tokens_map\.json|added_tokens\.json|vocab\.json|"

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 
 from llamatools.canonical import EMBEDDING, HEAD
 from llamatools.claims import Claims
-from llamatools.engine.probe import alike, checksums_agree, equal
 from llamatools.errors import BadInput
+from llamatools.expr.nodes import Expr, Read
+from llamatools.expr.probe import alike, checksums_agree, equal
 from llamatools.family.registry import OFFICIAL
 from llamatools.layouts.join import Copies, Matched, join
 from llamatools.layouts.table import RowOrder
-from llamatools.plan.expr import Expr, Read
-from llamatools.reconcile import head_width, kv_heads
+from llamatools.opening.reconcile import head_width, kv_heads
 
 _Q = "layers.0.attention.q.weight"
 _K = "layers.0.attention.k.weight"

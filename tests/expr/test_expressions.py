@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from support.drawn import some
 from support.stored import Words, filled, store, view
 
-from llamatools.engine.arena import Arena
-from llamatools.engine.context import PlainContext
 from llamatools.errors import BadInput
-from llamatools.plan import expr
-from llamatools.plan.expr import Agree, Concat, Expr, Read, ToHalves
+from llamatools.expr import nodes as expr
+from llamatools.expr.arena import Arena
+from llamatools.expr.context import PlainContext
+from llamatools.expr.nodes import Agree, Concat, Expr, Read, ToHalves
 
 
 def _storage(n: int, seed: int = 0) -> Words:

@@ -9,10 +9,10 @@ from llamatools.containers.base import Container, InputFile, StoredTensor
 from llamatools.containers.detect import open_container
 from llamatools.errors import BadInput
 from llamatools.family.refuse import refuse_tensors
-from llamatools.folder import Folder
 from llamatools.layouts.join import Copies
+from llamatools.opening.folder import Folder
+from llamatools.opening.weightfiles import is_ranked
 from llamatools.text import listing, safe
-from llamatools.weightfiles import is_ranked
 
 
 @dataclass(frozen=True)

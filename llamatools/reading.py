@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from llamatools.expr.bits import Bits, bits_dtype
 from llamatools.expr.context import PlainContext
-from llamatools.expr.nodes import Bits, Expr, bits_dtype
+from llamatools.expr.nodes import Expr
 
 
 def read_tensor(value: Expr, start: int = 0, stop: int | None = None) -> Bits:

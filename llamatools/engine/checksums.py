@@ -13,7 +13,7 @@ from zlib_ng.zlib_ng import crc32, crc32_combine
 
 from llamatools.containers.base import InputFile, Record, StoredTensor
 from llamatools.errors import BadInput
-from llamatools.expr.nodes import Bits, as_bytes
+from llamatools.expr.bits import Bits, as_bytes
 from llamatools.text import safe
 
 _Key = tuple[InputFile, Record]

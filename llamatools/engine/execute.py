@@ -22,8 +22,8 @@ from llamatools.engine.digest import tensor_hasher
 from llamatools.engine.sink import Sink
 from llamatools.engine.turnstile import Stopped, Turnstile
 from llamatools.errors import LlamatoolsError, UsageError
+from llamatools.expr.bits import Bits, as_bytes, pairs_from_halves
 from llamatools.expr.context import PlainContext
-from llamatools.expr.nodes import Bits, as_bytes, pairs_from_halves
 from llamatools.plan.plan import Plan, Step, Target
 from llamatools.text import nbytes
 

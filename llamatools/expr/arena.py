@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from llamatools.dtypes import DType
-from llamatools.expr.nodes import Bits, bits_dtype
+from llamatools.expr.bits import Bits, bits_dtype
 
 _ALIGN = 64
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from llamatools.containers.base import StoredTensor
 from llamatools.dtypes import DType
 from llamatools.expr.arena import Arena
-from llamatools.expr.nodes import Bits, as_bytes
+from llamatools.expr.bits import Bits, as_bytes
 
 
 class PlainContext:

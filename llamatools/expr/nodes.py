@@ -1,9 +1,7 @@
 """Expressions: how a tensor is computed from bytes in files, as data.
 
 An expression knows its shape, its element type, how many rows belong together (`granule`),
-how much scratch memory a block of rows needs, and how to fill a block. Elements move as bits:
-arrays here are of unsigned integers as wide as the element, two-dimensional (rows, columns);
-a vector is a matrix of one column.
+how much scratch memory a block of rows needs, and how to fill a block with the elements' bits.
 """
 
 from __future__ import annotations
@@ -13,27 +11,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llamatools.containers.base import StoredTensor
 from llamatools.dtypes import DType
 from llamatools.errors import BadInput
+from llamatools.expr.bits import Bits, halves_from_pairs
 from llamatools.text import safe
-
-Bits = NDArray[Any]
-
-
-def bits_dtype(dtype: DType) -> np.dtype[Any]:
-    """The unsigned integer type that carries an element's bits."""
-    return np.dtype(f"u{dtype.size}")
-
-
-def as_bytes(block: Bits) -> memoryview:
-    """The bytes of a contiguous block, not copied."""
-    return block.data.cast("B")
 
 
 class Context(Protocol):
@@ -251,10 +237,9 @@ class Agree(Expr):
 
 
 @dataclass(frozen=True)
-class _Reorder(Expr):
-    """Rows reordered within each of `heads` heads of D rows."""
+class Unary(Expr):
+    """An expression of one other, of the same shape; and of the same type, unless it says so."""
 
-    heads: int
     x: Expr
 
     @property
@@ -269,17 +254,19 @@ class _Reorder(Expr):
     def inputs(self) -> tuple[Expr, ...]:
         return (self.x,)
 
-    @property
-    def granule(self) -> int:
-        return self.rows // self.heads
-
     def scratch_bytes(self, rows: int) -> int:
-        return rows * self.row_bytes + self.x.scratch_bytes(rows)
+        return rows * self.x.row_bytes + self.x.scratch_bytes(rows)
 
 
 @dataclass(frozen=True)
-class ToHalves(_Reorder):
+class ToHalves(Unary):
     """Meta's order to HF's: neighbouring pairs of rows become two halves of each head."""
+
+    heads: int
+
+    @property
+    def granule(self) -> int:
+        return self.rows // self.heads
 
     def fill(self, out: Bits, start: int, ctx: Context) -> None:
         with ctx.scratch(len(out), self.columns, self.dtype) as block:
@@ -290,22 +277,6 @@ class ToHalves(_Reorder):
         return f"halves[{self.heads}]({self.x.describe()})"
 
 
-def halves_from_pairs(pairs: Bits, out: Bits, head_dim: int) -> None:
-    """(n·D, in): each head (D/2, 2, in) becomes (2, D/2, in)."""
-    columns = pairs.shape[1]
-    source = pairs.reshape(-1, head_dim // 2, 2, columns)
-    target = out.reshape(-1, 2, head_dim // 2, columns)
-    np.copyto(target, source.swapaxes(1, 2))
-
-
-def pairs_from_halves(halves: Bits, out: Bits, head_dim: int) -> None:
-    """(n·D, in): each head (2, D/2, in) becomes (D/2, 2, in)."""
-    columns = halves.shape[1]
-    source = halves.reshape(-1, 2, head_dim // 2, columns)
-    target = out.reshape(-1, head_dim // 2, 2, columns)
-    np.copyto(target, source.swapaxes(1, 2))
-
-
 def concat(axis: int, parts: tuple[Expr, ...]) -> Expr:
     """Parts joined along an axis; a single part is itself."""
     return parts[0] if len(parts) == 1 else Concat(axis, parts)
@@ -314,8 +285,3 @@ def concat(axis: int, parts: tuple[Expr, ...]) -> Expr:
 def agree(name: str, copies: tuple[Expr, ...]) -> Expr:
     """Copies that must agree; a single one is itself."""
     return copies[0] if len(copies) == 1 else Agree(name, copies)
-
-
-def to_halves(heads: int, x: Expr) -> Expr:
-    """`x` with each head's rows in halves."""
-    return ToHalves(heads, x)

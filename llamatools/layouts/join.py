@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llamatools.canonical import BY_TEMPLATE
 from llamatools.containers.base import StoredTensor
 from llamatools.errors import BadInput
-from llamatools.expr.nodes import Expr, Read, agree, concat, to_halves
+from llamatools.expr.nodes import Expr, Read, ToHalves, agree, concat
 from llamatools.layouts.table import Layout, Row
 from llamatools.text import listing, safe
 
@@ -96,4 +96,4 @@ def join(canonical: str, row: Row, copies: Copies, heads: int | None, kv_repeat:
             ),
         ),
     }[row.axis]()
-    return native if heads is None else to_halves(heads, native)
+    return native if heads is None else ToHalves(native, heads)

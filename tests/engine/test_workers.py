@@ -15,7 +15,8 @@ import llamatools
 from llamatools.engine.execute import Outcome, Resources, execute
 from llamatools.engine.turnstile import Stopped, Turnstile
 from llamatools.errors import BadInput
-from llamatools.expr.nodes import Bits, Context, Read
+from llamatools.expr.bits import Bits
+from llamatools.expr.nodes import Context, Read
 from llamatools.plan.build import plan_fingerprint
 from llamatools.plan.plan import Plan, Step
 

@@ -144,7 +144,7 @@ def test_bits_that_compare_equal_as_numbers_still_differ(tmp_path: Path) -> None
 def test_halves_of_joined_shards(tmp_path: Path) -> None:
     """Two ranks of two heads each, rows in pairs -> four heads, rows in halves."""
     made = [_matrix(tmp_path / f"{i}", 8, 3, seed=i) for i in range(2)]
-    value = ToHalves(4, Concat(0, tuple(read for read, _ in made)))
+    value = ToHalves(Concat(0, tuple(read for read, _ in made)), 4)
     whole = np.concatenate([m for _, m in made])
     order = [h * 4 + j for h in range(4) for j in (0, 2, 1, 3)]
     assert value.granule == 4
@@ -157,7 +157,7 @@ def _nested(folder: Path, depth: int) -> Expr:
         Agree("x", tuple(_matrix(folder / f"{i}-{j}", 64, 512, seed=i)[0] for j in range(2)))
         for i in range(depth)
     )
-    return ToHalves(8, Concat(1, parts))
+    return ToHalves(Concat(1, parts), 8)
 
 
 def test_scratch_bytes_are_enough_and_not_generous(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.drawn import many
 
-from llamatools.expr.nodes import Bits, halves_from_pairs, pairs_from_halves
+from llamatools.expr.bits import Bits, halves_from_pairs, pairs_from_halves
 
 HEADS, HALF, COLUMNS = st.integers(1, 9), st.integers(1, 8), st.integers(1, 5)
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from llamatools.containers.base import InputFile, StoredTensor
 from llamatools.dtypes import BF16
+from llamatools.expr.bits import Bits
 from llamatools.expr.context import PlainContext
-from llamatools.expr.nodes import Bits, Expr
+from llamatools.expr.nodes import Expr
 
 Words = NDArray[np.uint16]
 

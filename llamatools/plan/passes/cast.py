@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llamatools.dtypes import DType
-from llamatools.expr.nodes import Bits, Context, Expr
+from llamatools.expr.bits import Bits
+from llamatools.expr.nodes import Context, Expr, Unary
 from llamatools.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -21,24 +22,15 @@ _TEMPORARIES = 8 * 8 * _CHUNK
 
 
 @dataclass(frozen=True)
-class Cast(Expr):
+class Cast(Unary):
     """`x` in another floating-point type. Statistics are noted under the tensor's name."""
 
     name: str
     to: DType
-    x: Expr
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.x.shape
 
     @property
     def dtype(self) -> DType:
         return self.to
-
-    @property
-    def inputs(self) -> tuple[Expr, ...]:
-        return (self.x,)
 
     def fill(self, out: Bits, start: int, ctx: Context) -> None:
         import torch
@@ -55,7 +47,7 @@ class Cast(Expr):
                 ctx.note(self.name, cast_counts(before, after))
 
     def scratch_bytes(self, rows: int) -> int:
-        return rows * self.x.row_bytes + self.x.scratch_bytes(rows) + _TEMPORARIES
+        return super().scratch_bytes(rows) + _TEMPORARIES
 
     def describe(self) -> str:
         return f"{self.to}({self.x.describe()})"
@@ -80,7 +72,7 @@ def cast_counts(before: torch.Tensor, after: torch.Tensor) -> dict[str, int]:
 
 def cast(name: str, value: Expr, to: DType) -> Expr:
     """`value` in type `to`; itself where it already is."""
-    return value if value.dtype == to else Cast(name, to, value)
+    return value if value.dtype == to else Cast(value, name, to)
 
 
 def casts(plan: Plan) -> list[Cast]:

@@ -13,7 +13,7 @@ from llamatools.containers.base import FileLayout
 from llamatools.errors import IOFailed
 from llamatools.text import safe
 
-_WRITE_BYTES = 128 << 10
+_WRITE_BYTES = 256 << 10
 """Bytes per system call. The page cache takes memory in pieces as large as the write: small ones
 are found among what was just freed, large ones in a virtual machine are memory that the host has
 taken back and must give again, at several times the cost of the copy itself."""

@@ -55,13 +55,6 @@ class NotRepresentable(BadInput):
     kind = "not-representable"
 
 
-class CheckFailed(LlamatoolsError):
-    """A comparison the user asked for did not hold."""
-
-    exit_code = 1
-    kind = "check-failed"
-
-
 class IOFailed(LlamatoolsError):
     """The system refused to read or write; the same command may succeed later."""
 

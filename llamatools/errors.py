@@ -67,3 +67,10 @@ class OutputExists(LlamatoolsError):
 
     exit_code = 5
     kind = "output-exists"
+
+
+class CheckFailed(LlamatoolsError):
+    """What was made does not hold what it must; it was not published."""
+
+    exit_code = 1
+    kind = "check-failed"

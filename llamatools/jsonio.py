@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections import Counter
+from functools import partial
 from itertools import accumulate
 
 from llamatools.errors import BadInput
@@ -36,11 +37,13 @@ _LONE_SURROGATE = re.compile(
 )
 
 
-def load_json(data: bytes, where: str, *, max_bytes: int = MAX_BYTES) -> object:
+def load_json(
+    data: bytes, where: str, *, max_bytes: int = MAX_BYTES, max_digits: int = _MAX_DIGITS
+) -> object:
     """The value that `data` spells.
 
     `where` names the source in messages. Raises BadInput for anything that is not strict JSON
-    in UTF-8 without a BOM: duplicate keys, NaN and Infinity, integers of more than 20 digits,
+    in UTF-8 without a BOM: duplicate keys, NaN and Infinity, integers of too many digits,
     floats that overflow, lone surrogates, more than 64 levels of nesting, more than 5 million
     values, or too many bytes.
     """
@@ -48,7 +51,7 @@ def load_json(data: bytes, where: str, *, max_bytes: int = MAX_BYTES) -> object:
         return json.loads(
             _checked_text(data, max_bytes),
             object_pairs_hook=_object,
-            parse_int=_integer,
+            parse_int=partial(_integer, max_digits=max_digits),
             parse_float=_float,
             parse_constant=_constant,
         )
@@ -60,9 +63,11 @@ def load_json(data: bytes, where: str, *, max_bytes: int = MAX_BYTES) -> object:
         raise BadInput(f"{safe(where)}: {e}") from None
 
 
-def load_json_object(data: bytes, where: str, *, max_bytes: int = MAX_BYTES) -> dict[str, object]:
+def load_json_object(
+    data: bytes, where: str, *, max_bytes: int = MAX_BYTES, max_digits: int = _MAX_DIGITS
+) -> dict[str, object]:
     """As load_json; raises BadInput too where the value is not an object."""
-    value = load_json(data, where, max_bytes=max_bytes)
+    value = load_json(data, where, max_bytes=max_bytes, max_digits=max_digits)
     if not isinstance(value, dict):
         raise BadInput(f"{safe(where)}: expected a JSON object, found {_KINDS[type(value)]}")
     return value
@@ -120,8 +125,8 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return out
 
 
-def _integer(digits: str) -> int | float:
-    if len(digits.lstrip("-")) > _MAX_DIGITS:
+def _integer(digits: str, max_digits: int) -> int | float:
+    if len(digits.lstrip("-")) > max_digits:
         raise BadInput(f"an integer of {len(digits.lstrip('-'))} digits: {safe(digits, 20)}")
     return -0.0 if digits == "-0" else int(digits)  # no integer, and no size, is minus zero
 

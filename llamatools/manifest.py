@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from llamatools._version import __version__
 from llamatools.checkpoint import Checkpoint
@@ -32,7 +31,7 @@ def build_manifest(
         "$schema": SCHEMA,
         "tool": {"name": "llamatools", "version": __version__},
         "fingerprint": fingerprint(outcome.tensors),
-        "lossless": not casts(plan),
+        "lossless": not casts(plan) and plan.vocabulary is None,
         "source": {
             "layout": source.layout.name,
             "container": source.container,
@@ -44,10 +43,12 @@ def build_manifest(
                 "partial": outcome.records_partial,
             },
         },
-        "options": asdict(options),
+        "options": options.recorded(),
         "model": {"title": source.identity.title, **plan.spec.to_json()},
-        "conflicts": list(source.conflicts),
+        "conflicts": [*source.conflicts, *plan.conflicts],
         "notes": [*source.notes, *plan.notes],
+        "tokenizer": plan.tokenizer,
+        "vocabulary": plan.vocabulary,
         "files": [
             {"name": name, "bytes": size, "blake3": digest}
             for name, (size, digest) in sorted(files.items())

@@ -41,8 +41,10 @@ def preview(prepared: Prepared) -> dict[str, object]:
         "dtype_changes": [
             {"name": c.name, "before": c.x.dtype.name, "after": c.to.name} for c in casts(plan)
         ],
-        "conflicts": list(source.conflicts),
+        "conflicts": [*source.conflicts, *plan.conflicts],
         "notes": [*source.notes, *plan.notes],
+        "tokenizer": plan.tokenizer,
+        "vocabulary": plan.vocabulary,
         "steps": [
             {
                 "name": s.name,

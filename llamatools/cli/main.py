@@ -14,6 +14,7 @@ from llamatools.cli import failures
 from llamatools.cli.convert import convert
 from llamatools.cli.fingerprint import fingerprint
 from llamatools.cli.inspect import inspect
+from llamatools.cli.tokenizer import tokenizer
 
 
 @click.group(
@@ -26,7 +27,7 @@ def cli() -> None:
     """Detect, convert and fingerprint Llama checkpoints, losslessly."""
 
 
-for _command in (convert, inspect, fingerprint):
+for _command in (convert, inspect, fingerprint, tokenizer):
     cli.add_command(_command)
 
 

@@ -64,3 +64,83 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON (see schemas/).")(
         command
     )
+
+
+def layout_options(command: F) -> F:
+    """--dtype, --weights, --shards and --max-shard-size, for commands that write a model."""
+    for option in (
+        click.option(
+            "--max-shard-size",
+            type=SIZE,
+            default="5GB",
+            show_default=True,
+            help="Largest file of an hf or safetensors layout.",
+        ),
+        click.option(
+            "--shards",
+            type=click.IntRange(1, 1024),
+            help="Model-parallel files of a Meta layout.  [default: as officially released]",
+        ),
+        click.option(
+            "--weights",
+            type=click.Choice(["safetensors", "bin", "pth"]),
+            help="Container: safetensors or bin for hf, pth or safetensors for meta.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["keep", "bf16", "fp16", "fp32"]),
+            default="keep",
+            show_default=True,
+            help="Cast every weight; 'keep' leaves each as it is.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def tokenizer_checks(command: F) -> F:
+    """--strict and --no-verify, for commands that convert a tokenizer."""
+    for option in (
+        click.option(
+            "--verify/--no-verify",
+            default=True,
+            help="Compare a converted tokenizer with its source, by the libraries of both.",
+        ),
+        click.option(
+            "--strict",
+            is_flag=True,
+            help="Fail where the layout cannot hold the tokenizer exactly.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def tokenizer_options(command: F) -> F:
+    """--tokenizer and --instruct, for commands that write a model; and their checks."""
+    for option in (
+        tokenizer_checks,
+        click.option(
+            "--instruct/--base",
+            default=None,
+            help="Tuned to chat, or not: decides the chat template and what ends an answer.  "
+            "[default: as the folder's name says]",
+        ),
+        click.option(
+            "--tokenizer",
+            type=SOURCE,
+            metavar="PATH|none",
+            help="Tokenizer to write.  [default: the one beside the weights]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def force_option(command: F) -> F:
+    """--force"""
+    return click.option(
+        "--force",
+        is_flag=True,
+        help="Replace the folder OUT and all it holds, in one step at the end.",
+    )(command)

@@ -14,11 +14,11 @@ from llamatools.text import count, nbytes, safe
 Report = dict[str, Any]
 
 
-def _console() -> Console:
+def make_console() -> Console:
     return Console(highlight=False, emoji=False)
 
 
-def _pairs() -> Table:
+def pairs() -> Table:
     """Labels and values, no lines."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -26,7 +26,7 @@ def _pairs() -> Table:
     return table
 
 
-def _row(table: Table, label: str, *values: object) -> None:
+def label_row(table: Table, label: str, *values: object) -> None:
     table.add_row(label, *(escape(safe(v, 400)) for v in values))
 
 
@@ -48,36 +48,36 @@ def _number(value: object) -> str:
 
 def show_inspection(report: Report) -> None:
     """`inspect`."""
-    console = _console()
+    console = make_console()
     a, model = report["architecture"], report["model"]
     console.print(f"[bold]{escape(model['title'])}[/]")
-    table = _pairs()
+    table = pairs()
     files = count(len(report["files"]), "file")
     size = nbytes(sum(f["bytes"] for f in report["files"]))
-    _row(table, "layout", f"{report['layout']} in {report['container']}, {files}, {size}")
+    label_row(table, "layout", f"{report['layout']} in {report['container']}, {files}, {size}")
     if report["shards"] > 1:
-        _row(table, "shards", f"{report['shards']} model-parallel files")
-    _row(table, "parameters", _parameters(report["parameters"]))
-    _row(table, "by group", ", ".join(_groups(report["parameters"]["by_group"])))
+        label_row(table, "shards", f"{report['shards']} model-parallel files")
+    label_row(table, "parameters", _parameters(report["parameters"]))
+    label_row(table, "by group", ", ".join(_groups(report["parameters"]["by_group"])))
     dtypes = (
         f"{name} {count(d['tensors'], 'tensor')}, {nbytes(d['bytes'])}"
         for name, d in report["dtypes"].items()
     )
-    _row(table, "dtypes", "; ".join(dtypes))
-    _row(
+    label_row(table, "dtypes", "; ".join(dtypes))
+    label_row(
         table,
         "shape",
         f"dim {a['dim']:,}, {count(a['n_layers'], 'layer')}, ffn {a['ffn_dim']:,}, "
         f"vocabulary {a['vocab_size']:,}{', tied' if a['tied'] else ''}",
     )
-    _row(
+    label_row(
         table,
         "attention",
         f"{a['attention']}: {count(a['n_heads'], 'head')} of {a['head_dim']}, "
         f"{a['n_kv_heads']} for keys and values",
     )
-    _row(table, "rope", _rope(a))
-    _row(table, "norm eps", f"{a['norm_eps']:g}")
+    label_row(table, "rope", _rope(a))
+    label_row(table, "norm eps", f"{a['norm_eps']:g}")
     console.print(table)
     _evidence(console, model)
     _remarks(console, report)
@@ -114,7 +114,7 @@ def _evidence(console: Console, model: Report) -> None:
 
 def show_plan(report: Report) -> None:
     """`convert --dry-run`."""
-    console = _console()
+    console = make_console()
     console.print(f"[bold]{escape(report['model']['title'])}[/] -> {escape(report['out'])}")
     files = Table(box=None, pad_edge=False, header_style="dim")
     files.add_column("file")
@@ -127,37 +127,67 @@ def show_plan(report: Report) -> None:
     for name in report["travelling_files"]:
         files.add_row(escape(safe(name)), "unchanged", "")
     console.print(files)
-    table = _pairs()
-    _row(table, "read", nbytes(report["bytes_read"]))
-    _row(table, "written", nbytes(report["bytes_written"]))
-    _row(
+    table = pairs()
+    label_row(table, "read", nbytes(report["bytes_read"]))
+    label_row(table, "written", nbytes(report["bytes_written"]))
+    label_row(
         table, "disk", f"{nbytes(report['disk_needed'])} needed, {nbytes(report['disk_free'])} free"
     )
-    _row(
+    label_row(
         table, "buffers", f"{nbytes(report['buffer_bytes'])} with {count(report['jobs'], 'worker')}"
     )
     changes = report["dtype_changes"]
     kinds = sorted({f"{c['before']} to {c['after']}" for c in changes})
-    _row(
+    label_row(
         table,
         "dtypes",
         f"{count(len(changes), 'tensor')} cast ({', '.join(kinds)})" if changes else "all kept",
     )
     console.print(table)
+    _tokenizer(console, report["tokenizer"])
+    _vocabulary(console, report["vocabulary"])
     _remarks(console, report)
     console.print("[dim]nothing was written (--dry-run)[/]")
 
 
+def _vocabulary(console: Console, v: Report | None) -> None:
+    """Where the rows of a new vocabulary come from."""
+    if v is None:
+        return
+    how = "the old vocabulary and more" if v["extends"] else "another vocabulary"
+    table = pairs()
+    label_row(table, "vocabulary", f"{v['rows_before']:,} rows to {v['rows']:,}: {how}")
+    names = {
+        "copied": "copied", "special": "special tokens by role or name", "averaged": "averaged",
+        "mean": "mean of all", "padding": "padding (mean of all)",
+    }  # fmt: skip
+    found = (f"{v[key]:,} {name}" for key, name in names.items() if v[key])
+    label_row(table, "rows", ", ".join(found))
+    console.print(table)
+
+
+def _tokenizer(console: Console, t: Report | None) -> None:
+    if t is None:
+        return
+    state = "not compared" if not t["texts_compared"] else (
+        f"{t['mismatches']:,} of {t['texts_compared']:,} texts differ" if t["mismatches"]
+        else f"equal on {t['texts_compared']:,} texts"
+    )  # fmt: skip
+    console.print(f"tokenizer   {t['kind']}, {count(t['tokens'], 'token')}, {state}")
+
+
 def show_conversion(out: str, report: Report) -> None:
     """`convert`."""
-    console = _console()
+    console = make_console()
     total = sum(f["bytes"] for f in report["files"])
     console.print(
         f"[bold]{escape(report['model']['title'])}[/] -> {escape(safe(out))}: "
         f"{count(len(report['files']), 'file')}, {nbytes(total)}"
     )
     console.print(f"fingerprint {report['fingerprint']}")
-    if not report["lossless"]:
+    _tokenizer(console, report["tokenizer"])
+    _vocabulary(console, report["vocabulary"])
+    if report["casts"]:
         _casts(console, report["casts"])
     _remarks(console, {**report, "buffers_dropped": report["source"]["buffers_dropped"]})
 

@@ -23,7 +23,7 @@ from llamatools.engine.sink import Sink
 from llamatools.engine.turnstile import Stopped, Turnstile
 from llamatools.errors import LlamatoolsError, UsageError
 from llamatools.expr.bits import Bits, as_bytes, pairs_from_halves
-from llamatools.expr.context import PlainContext
+from llamatools.expr.context import Once, PlainContext
 from llamatools.plan.plan import Plan, Step, Target
 from llamatools.text import nbytes
 
@@ -92,7 +92,7 @@ class _Worker(PlainContext):
     """Context for expressions: one thread's scratch memory, and the run's shared books."""
 
     def __init__(self, run: _Run) -> None:
-        super().__init__(run.limits.arena_bytes)
+        super().__init__(run.limits.arena_bytes, run.results)
         self._run = run
 
     def read(self, tensor: StoredTensor, offset: int, out: Bits) -> None:
@@ -113,6 +113,7 @@ class _Run:
     def __init__(self, plan: Plan, limits: Resources, progress: Progress) -> None:
         self.limits = limits
         self.checks = RecordChecks()
+        self.results = Once()
         self.outcome = Outcome()
         self.sinks: list[Sink] = []
         self._plan = plan

@@ -30,6 +30,11 @@ def check_paths(source: Path, out: Path, *, force: bool) -> None:
             f"the output {safe(out)} is the input, or lies inside or around it",
             hint="choose an output folder beside the input",
         )
+    check_output(out, force=force)
+
+
+def check_output(out: Path, *, force: bool) -> None:
+    """Refuse an output that is taken, or that has no place to be."""
     if not out.name:
         raise UsageError(
             f"{safe(out)}: the current folder cannot be the output",
@@ -90,6 +95,15 @@ def write_document(path: Path, data: bytes) -> None:
 def publish(folder: Path, out: Path, *, force: bool) -> None:
     """Give a finished staging folder its name, in one step, and make that durable."""
     _sync_folder(folder)
+    _place(folder, out, force=force)
+
+
+def publish_file(file: Path, out: Path) -> None:
+    """Give a finished file in a staging folder its name."""
+    _place(file, out, force=False)
+
+
+def _place(folder: Path, out: Path, *, force: bool) -> None:
     target = out.parent.resolve() / out.name
     if force and os.path.lexists(target):
         # Afterwards the staging folder holds the old output, and is removed with it.

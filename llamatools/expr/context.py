@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from typing import Any
 
 from llamatools.containers.base import StoredTensor
 from llamatools.dtypes import DType
 from llamatools.expr.arena import Arena
 from llamatools.expr.bits import Bits, as_bytes
+from llamatools.expr.nodes import T
+
+
+class Once:
+    """Results that are computed once, by whichever thread asks first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # By identity. The key is held, so that no later object is taken for it.
+        self._results: dict[int, tuple[object, Future[Any]]] = {}
+
+    def get(self, key: object, make: Callable[[], T]) -> T:
+        with self._lock:
+            known = self._results.get(id(key))
+            _, result = known or self._results.setdefault(id(key), (key, Future()))
+        if known is None:  # computed without the lock: other keys need not wait
+            try:
+                result.set_result(make())
+            except BaseException as e:
+                result.set_exception(e)
+        value: T = result.result()
+        return value
 
 
 class PlainContext:
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, results: Once | None = None) -> None:
         self._arena = Arena(capacity)
+        self._results = results or Once()
 
     def read(self, tensor: StoredTensor, offset: int, out: Bits) -> None:
         tensor.file.read_into(as_bytes(out), offset)
@@ -23,3 +49,6 @@ class PlainContext:
 
     def note(self, key: str, counts: Mapping[str, int]) -> None:
         """Statistics are nobody's interest here."""
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        return self._results.get(key, make)

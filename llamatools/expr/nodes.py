@@ -7,11 +7,11 @@ how much scratch memory a block of rows needs, and how to fill a block with the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from llamatools.dtypes import DType
 from llamatools.errors import BadInput
 from llamatools.expr.bits import Bits, halves_from_pairs
 from llamatools.text import safe
+
+T = TypeVar("T")
 
 
 class Context(Protocol):
@@ -35,6 +37,13 @@ class Context(Protocol):
 
     def note(self, key: str, counts: Mapping[str, int]) -> None:
         """Add counts to the run's statistics under `key`."""
+        ...
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """The result of `make`, called once in a run for this very object, equal ones aside.
+
+        Other workers that ask meanwhile wait. Where `make` fails, all get its exception.
+        """
         ...
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from llamatools.canonical import EMBEDDING, HEAD
 from llamatools.canonical import tensors as canonical_tensors
@@ -16,7 +17,13 @@ from llamatools.layouts.hf import HF
 from llamatools.layouts.meta import META_2, META_3
 from llamatools.layouts.split import Part, check_shards, part
 from llamatools.layouts.table import Layout, Row
-from llamatools.plan.documents import hf_documents, meta_documents, unchanged_documents
+from llamatools.plan.carry import Carried, Wishes, carry
+from llamatools.plan.documents import (
+    hf_documents,
+    looks_instruct,
+    meta_documents,
+    unchanged_documents,
+)
 from llamatools.plan.pack import (
     CONSOLIDATED_SAFETENSORS,
     MODEL_BIN,
@@ -55,6 +62,19 @@ class Options:
     """Model-parallel files of a Meta layout; None: as the official model has."""
     max_shard_size: int = 5_000_000_000
     """Bytes of tensors per file, for layouts that are not model-parallel."""
+    tokenizer: str | None = None
+    """Path of the tokenizer to write, "none" for none; None: the one beside the weights."""
+    instruct: bool | None = None
+    """Tuned to chat; None: as the folder's name says."""
+    strict: bool = False
+    """A tokenizer that the layout cannot hold exactly is an error."""
+    verify: bool = True
+    """Hold a converted tokenizer against its source."""
+
+    def recorded(self) -> dict[str, object]:
+        """The options that decide the output's bytes, without paths."""
+        out = {k: v for k, v in asdict(self).items() if k not in ("strict", "verify")}
+        return {**out, "tokenizer": self.tokenizer and Path(self.tokenizer).name}
 
     def __post_init__(self) -> None:
         """UsageError where options contradict each other."""
@@ -78,7 +98,9 @@ class Options:
 
 def plan_conversion(source: Checkpoint, options: Options) -> Plan:
     """The plan of a conversion. Raises NotRepresentable or UsageError where there is none."""
-    return _BUILDERS[options.to](source, options)
+    instruct = looks_instruct(source) if options.instruct is None else options.instruct
+    wishes = Wishes(options.to, options.tokenizer, instruct, options.strict, options.verify)
+    return _BUILDERS[options.to](source, options, carry(source, wishes))
 
 
 def plan_fingerprint(source: Checkpoint) -> Plan:
@@ -99,24 +121,23 @@ def _values(source: Checkpoint, options: Options, *, head: bool) -> dict[str, Ex
     return {n: cast(n, v, DTYPES[options.dtype]) for n, v in values.items()}
 
 
-def _to_hf(source: Checkpoint, options: Options) -> Plan:
+def _to_hf(source: Checkpoint, options: Options, carried: Carried) -> Plan:
     naming = MODEL_BIN if options.weights == "bin" else MODEL_SAFETENSORS
     values = _values(source, options, head=False)
-    return _unsharded(
-        source, options, HF, naming, values, hf_documents(source, _main_dtype(source, options))
-    )
+    documents = hf_documents(source, _main_dtype(source, options), carried)
+    return _unsharded(source, options, HF, naming, values, documents, carried)
 
 
-def _to_safetensors(source: Checkpoint, options: Options) -> Plan:
+def _to_safetensors(source: Checkpoint, options: Options, carried: Carried) -> Plan:
     """The container alone changes: names and row order stay the source's."""
     meta = source.layout is not HF
     naming = CONSOLIDATED_SAFETENSORS if meta else MODEL_SAFETENSORS
     values = _values(source, options, head=HEAD in source.values and meta)
-    documents = unchanged_documents(source, _main_dtype(source, options))
-    return _unsharded(source, options, source.layout, naming, values, documents)
+    documents = unchanged_documents(source, _main_dtype(source, options), carried)
+    return _unsharded(source, options, source.layout, naming, values, documents, carried)
 
 
-def _to_meta(source: Checkpoint, options: Options) -> Plan:
+def _to_meta(source: Checkpoint, options: Options, carried: Carried) -> Plan:
     meta_config.check_representable(source.spec)
     layout = META_3 if source.identity.generation.split_vocabulary else META_2
     if source.layout is not HF and source.shards > 1:
@@ -124,10 +145,12 @@ def _to_meta(source: Checkpoint, options: Options) -> Plan:
     if options.weights == "safetensors":
         documents = meta_documents(source, 1)
         values = _values(source, options, head=True)
-        return _unsharded(source, options, layout, CONSOLIDATED_SAFETENSORS, values, documents)
+        naming = CONSOLIDATED_SAFETENSORS
+        return _unsharded(source, options, layout, naming, values, documents, carried)
     shards = options.shards or default_shards(source)
     check_shards(source.spec, shards)
-    return _parallel(source, options, layout, shards, meta_documents(source, shards))
+    documents = meta_documents(source, shards)
+    return _parallel(source, options, layout, shards, documents, carried)
 
 
 _BUILDERS = {"hf": _to_hf, "safetensors": _to_safetensors, "meta": _to_meta}
@@ -155,6 +178,7 @@ def _unsharded(
     naming: Naming,
     values: Mapping[str, Expr],
     documents: Mapping[str, bytes],
+    carried: Carried,
 ) -> Plan:
     """Whole tensors, cut into files by size alone."""
     rows = _rows(layout, values, source.spec.n_layers)
@@ -174,7 +198,7 @@ def _unsharded(
     if len(runs) > 1:
         named = [[entries[j] for j in run] for run in runs]
         documents = {**documents, naming.index_name: index_json(naming, named, sum(sizes))}
-    return _finish(source, options, steps, files, documents)
+    return _finish(source, options, steps, files, {**documents, **carried.documents}, carried)
 
 
 def _parallel(
@@ -183,6 +207,7 @@ def _parallel(
     layout: Layout,
     shards: int,
     documents: Mapping[str, bytes],
+    carried: Carried,
 ) -> Plan:
     """Every file holds its rank's part of every tensor."""
     values = _values(source, options, head=True)
@@ -207,7 +232,7 @@ def _parallel(
         )
         for slot, (n, v) in enumerate(values.items())
     )
-    return _finish(source, options, steps, files, documents)
+    return _finish(source, options, steps, files, {**documents, **carried.documents}, carried)
 
 
 def _part_shape(shape: tuple[int, ...], where: Part) -> tuple[int, ...]:
@@ -221,10 +246,21 @@ def _finish(
     steps: tuple[Step, ...],
     files: list[PlannedFile],
     documents: Mapping[str, bytes],
+    carried: Carried,
 ) -> Plan:
-    travellers = (n for n in source.folder.travellers() if n not in documents)
+    gone = {*documents, *carried.replaced}
+    travellers = (n for n in source.folder.travellers() if n not in gone)
     notes: tuple[str, ...] = ()
     if options.to == "meta":
         usual = source.identity.context
         notes = meta_config.losses(source.spec, usual, same_head=source.same_head)
-    return Plan(source.spec, steps, tuple(files), documents, notes, tuple(travellers))
+    return Plan(
+        source.spec,
+        steps,
+        tuple(files),
+        documents,
+        (*notes, *carried.notes),
+        tuple(travellers),
+        carried.conflicts,
+        carried.report,
+    )

@@ -70,6 +70,12 @@ class Plan:
     """What the layout that is written cannot say of the model."""
     travellers: tuple[str, ...] = ()
     """Names of files copied from the source folder as they are."""
+    conflicts: tuple[str, ...] = ()
+    """Where files that go along disagree with each other or with the model."""
+    tokenizer: Mapping[str, object] | None = None
+    """What tokenizer was converted, and how it was checked; None where none was."""
+    vocabulary: Mapping[str, object] | None = None
+    """Where the rows of a new vocabulary come from; None where it is the source's."""
 
     @property
     def read_bytes(self) -> int:

@@ -1,0 +1,85 @@
+"""`llamatools tokenizer swap`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from llamatools.cli.options import (
+    SOURCE,
+    force_option,
+    json_option,
+    layout_options,
+    run_options,
+    tokenizer_checks,
+)
+
+
+@click.command()
+@click.argument("model", type=SOURCE, metavar="MODEL")
+@click.argument("tokenizer", type=SOURCE, metavar="TOKENIZER")
+@click.argument("out", type=SOURCE, metavar="OUT")
+@click.option(
+    "--to",
+    type=click.Choice(["hf", "meta", "safetensors"]),
+    help="Layout to write.  [default: the model's own]",
+)
+@click.option(
+    "--old-tokenizer",
+    type=SOURCE,
+    metavar="PATH",
+    help="The tokenizer the model was trained with.  [default: the one beside the weights]",
+)
+@click.option(
+    "--pad-to-multiple-of",
+    "pad_to",
+    type=click.IntRange(1, 65536),
+    default=1,
+    metavar="N",
+    help="Add rows until their number is a multiple of N, 64 say.",
+)
+@layout_options
+@tokenizer_checks
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@force_option
+@run_options
+@json_option
+def swap(
+    model: str,
+    tokenizer: str,
+    out: str,
+    to: str | None,
+    old_tokenizer: str | None,
+    pad_to: int,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    force: bool,
+    jobs: int | None,
+    max_memory: int,
+    **options: Any,
+) -> None:
+    """Give the model MODEL the tokenizer TOKENIZER, in the new folder OUT.
+
+    Tokens that both tokenizers have keep their rows of the embedding and the head, bit for bit.
+    Others get the mean of the old tokens that they are made of, or else of all. Special tokens go
+    by their role.
+    """
+    from llamatools.checkpoint import open_checkpoint
+    from llamatools.cli.produce import produce
+    from llamatools.plan.build import Options
+    from llamatools.swapping import Swap, prepare_swap
+
+    with open_checkpoint(model) as opened:
+        wanted = Options(to=to or opened.layout.name, **options)
+        prepared = prepare_swap(
+            opened,
+            out,
+            Swap(tokenizer, old_tokenizer, pad_to),
+            wanted,
+            jobs=jobs,
+            max_memory=max_memory,
+            force=force,
+        )
+        produce("swap", prepared, dry_run=dry_run, as_json=as_json, quiet=quiet)

@@ -10,12 +10,10 @@ from llamatools.checkpoint import Checkpoint
 from llamatools.conversion import Prepared, prepare
 from llamatools.engine.execute import DEFAULT_MEMORY
 from llamatools.errors import BadInput, UsageError
-from llamatools.layouts.hf import HF
 from llamatools.plan.build import Options
+from llamatools.plan.carry import open_given, open_own
 from llamatools.plan.passes.vocabulary import NewRows, row_table
-from llamatools.tokenizer.opening import TokenizerFiles, open_folder, open_tokenizer
 from llamatools.tokenizer.rows import Match, match_rows
-from llamatools.tokenizer.versions import version_of_generation
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,9 @@ def prepare_swap(
     """Plan the swap of a tokenizer and check everything that can be checked before writing."""
     if swap.pad_to < 1:
         raise UsageError("--pad-to-multiple-of must be positive")
-    old, new = _old(source, swap), open_tokenizer(swap.tokenizer)
+    own = swap.old_tokenizer is None
+    old = open_own(source) if own else open_given(source, str(swap.old_tokenizer))
+    new = open_given(source, swap.tokenizer)
     rows = source.spec.vocab_size
     if old.tokenizer.size > rows:
         raise BadInput(
@@ -62,15 +62,6 @@ def prepare_swap(
     )
     report = {"rows_before": rows, "rows": size, "extends": match.extends, **match.origins}
     return replace(prepared, plan=replace(prepared.plan, vocabulary=report))
-
-
-def _old(source: Checkpoint, swap: Swap) -> TokenizerFiles:
-    version = version_of_generation(source.identity.generation.key)
-    key = version.key if version else None
-    if swap.old_tokenizer is not None:
-        return open_tokenizer(swap.old_tokenizer, version=key)
-    prefer = "json" if source.layout is HF else "model"
-    return open_folder(source.folder, version=key, prefer=prefer)
 
 
 def _with_rows(source: Checkpoint, match: Match) -> Checkpoint:

@@ -154,7 +154,7 @@ def _vocabulary(console: Console, v: Report | None) -> None:
     """Where the rows of a new vocabulary come from."""
     if v is None:
         return
-    how = "the old vocabulary and more" if v["extends"] else "another vocabulary"
+    how = "the old vocabulary and what follows it" if v["extends"] else "another vocabulary"
     table = pairs()
     label_row(table, "vocabulary", f"{v['rows_before']:,} rows to {v['rows']:,}: {how}")
     names = {

@@ -73,7 +73,8 @@ def carry(source: Checkpoint, wishes: Wishes) -> Carried:
     if not given and (hf == (source.layout is HF) or not _has_tokenizer(source)):
         return Carried(instruct=wishes.instruct)
     try:
-        files = _open(source, wishes.tokenizer)
+        own = wishes.tokenizer is None
+        files = open_own(source) if own else open_given(source, str(wishes.tokenizer))
         written = _write(source, files, hf=hf, instruct=wishes.instruct)
     except BadInput as e:
         if given or wishes.strict:
@@ -86,14 +87,20 @@ def _has_tokenizer(source: Checkpoint) -> bool:
     return bool({MODEL_NAME, json_write.NAME} & source.folder.names)
 
 
-def _open(source: Checkpoint, given: str | None) -> TokenizerFiles:
+def open_own(source: Checkpoint) -> TokenizerFiles:
+    """The tokenizer beside a model's weights."""
+    prefer = "json" if source.layout is HF else "model"
+    return open_folder(source.folder, version=_version(source), prefer=prefer)
+
+
+def open_given(source: Checkpoint, path: str) -> TokenizerFiles:
+    """A tokenizer for a model: of a ranks file, with the special tokens of the model's version."""
+    return open_tokenizer(Path(path), version=_version(source))
+
+
+def _version(source: Checkpoint) -> str | None:
     version = version_of_generation(source.identity.generation.key)
-    key = version.key if version else None
-    if given is not None:
-        return open_tokenizer(Path(given), version=key)
-    return open_folder(
-        source.folder, version=key, prefer="json" if source.layout is HF else "model"
-    )
+    return version.key if version else None
 
 
 def _write(source: Checkpoint, files: TokenizerFiles, *, hf: bool, instruct: bool) -> Written:

@@ -22,7 +22,6 @@ from llamatools.tokenizer.sentencepiece_model import Roles, read_model
 from llamatools.tokenizer.tokenizer import Tokenizer, from_model, from_ranks
 from llamatools.tokenizer.versions import (
     PATTERN_3,
-    VERSIONS,
     Version,
     version_of_file,
     version_of_names,
@@ -46,6 +45,8 @@ class TokenizerFiles:
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """tokenizer_config.json, special_tokens_map.json, added_tokens.json, where they are there."""
     chat_template: str | None = None
+    template_file: bytes | None = None
+    """chat_template.jinja as it lies there."""
     conflicts: tuple[str, ...] = ()
     """Where the files disagree, and who was believed."""
     deviations: tuple[str, ...] = ()
@@ -74,7 +75,7 @@ def open_tokenizer(
     """Open tokenizer.model, tokenizer.json, or a folder with either or both.
 
     Of two files that disagree the one of the name in `prefer` ("json", "model") is believed.
-    `version` names the special tokens of a ranks file, where nothing else does.
+    `version` names the special tokens of a ranks file where the file does not tell.
     """
     path = Path(source)
     folder = scan(path)
@@ -139,8 +140,10 @@ def _assemble(
     here = {n: safe(home / n if folder.chosen is None else home) for n in (MODEL_NAME, JSON_NAME)}
     config = configs.get(hf_files.CONFIG, {})
     template = config.get("chat_template")
-    if CHAT_TEMPLATE in folder.names and folder.chosen is None:
-        template = _read(folder.path / CHAT_TEMPLATE).decode(errors="replace")
+    beside = CHAT_TEMPLATE in folder.names and folder.chosen is None
+    template_file = _read(folder.path / CHAT_TEMPLATE) if beside else None
+    if template_file is not None:
+        template = template_file.decode(errors="replace")
     files = TokenizerFiles(
         path=home,
         tokenizer=Tokenizer(Ranks(())),
@@ -148,6 +151,7 @@ def _assemble(
         json_file=document,
         configs=configs,
         chat_template=template if isinstance(template, str) else None,
+        template_file=template_file,
     )
     base = read_base(model, here[MODEL_NAME]) if model is not None else None
     if document is None:
@@ -179,10 +183,8 @@ def _from_base(files: TokenizerFiles, base: Base, version: str | None) -> Tokeni
     if not isinstance(base, Ranks):
         added = hf_files.read_added(files.configs, len(base.pieces))
         tokenizer = replace(from_model(base), added=added)
-    elif version is not None:
-        tokenizer = from_ranks(base, VERSIONS[version])
     else:
-        assumed, note = version_of_file(len(base.tokens))
+        assumed, note = version_of_file(len(base.tokens), version)
         tokenizer, notes = from_ranks(base, assumed), (note,) if note else ()
     ids = {text: i for i, text in tokenizer.specials.items()}
     roles, wrong = _roles(files, ids, tokenizer.roles)

@@ -105,10 +105,12 @@ def version_of_generation(generation: str) -> Version | None:
     return VERSIONS.get(_BY_GENERATION.get(generation, generation))
 
 
-def version_of_file(n_ranks: int) -> tuple[Version, str | None]:
-    """(version, what had to be assumed) where nothing but a ranks file is known."""
+def version_of_file(n_ranks: int, hint: str | None = None) -> tuple[Version, str | None]:
+    """(version, what had to be assumed) of a ranks file; `hint` is a version's key."""
     if n_ranks == _LLAMA_4_RANKS:
         return VERSIONS["llama-4"], None
+    if hint is not None:
+        return VERSIONS[hint], None
     assumed = VERSIONS["llama-3.1"]
     if n_ranks == _LLAMA_3_RANKS:
         note = "Llama 3 and 3.1 have one ranks file; the special tokens are named as in 3.1"

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from llamatools.plan.plan import Plan
     from llamatools.reading import read_tensor
     from llamatools.spec import ModelSpec, RopeScaling
+    from llamatools.swapping import Swap, prepare_swap
+    from llamatools.tokenizer.between import compare_tokenizers
+    from llamatools.tokenizer.opening import open_tokenizer
+    from llamatools.tokenizing import convert_tokenizer, merge_tokenizers
 
 _HOMES = {
     "Checkpoint": "checkpoint",
@@ -40,13 +44,19 @@ _HOMES = {
     "Plan": "plan.plan",
     "Prepared": "conversion",
     "RopeScaling": "spec",
+    "Swap": "swapping",
+    "compare_tokenizers": "tokenizer.between",
     "convert": "conversion",
+    "convert_tokenizer": "tokenizing",
     "differences": "fingerprints",
     "fingerprint": "fingerprints",
     "inspect": "inspection",
+    "merge_tokenizers": "tokenizing",
     "open_checkpoint": "checkpoint",
+    "open_tokenizer": "tokenizer.opening",
     "plan_conversion": "plan.build",
     "prepare": "conversion",
+    "prepare_swap": "swapping",
     "read_tensor": "reading",
     "run": "conversion",
 }
@@ -60,14 +70,20 @@ __all__ = [
     "Plan",
     "Prepared",
     "RopeScaling",
+    "Swap",
     "__version__",
+    "compare_tokenizers",
     "convert",
+    "convert_tokenizer",
     "differences",
     "fingerprint",
     "inspect",
+    "merge_tokenizers",
     "open_checkpoint",
+    "open_tokenizer",
     "plan_conversion",
     "prepare",
+    "prepare_swap",
     "read_tensor",
     "run",
 ]

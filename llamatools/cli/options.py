@@ -116,16 +116,21 @@ def tokenizer_checks(command: F) -> F:
     return command
 
 
+def instruct_option(command: F) -> F:
+    """--instruct, --base"""
+    return click.option(
+        "--instruct/--base",
+        default=None,
+        help="Tuned to chat, or not: decides the chat template and what ends an answer.  "
+        "[default: as the folder's name says]",
+    )(command)
+
+
 def tokenizer_options(command: F) -> F:
     """--tokenizer and --instruct, for commands that write a model; and their checks."""
     for option in (
         tokenizer_checks,
-        click.option(
-            "--instruct/--base",
-            default=None,
-            help="Tuned to chat, or not: decides the chat template and what ends an answer.  "
-            "[default: as the folder's name says]",
-        ),
+        instruct_option,
         click.option(
             "--tokenizer",
             type=SOURCE,

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import click
 
-from llamatools.cli.options import SOURCE, force_option, json_option, tokenizer_checks
+from llamatools.cli.options import (
+    SOURCE,
+    force_option,
+    instruct_option,
+    json_option,
+    tokenizer_checks,
+)
 from llamatools.cli.swap import swap
 
 _VERSION = click.option(
@@ -31,7 +37,7 @@ def tokenizer() -> None:
 @click.argument("out", type=SOURCE, metavar="OUT")
 @click.option("--to", type=click.Choice(["hf", "meta"]), required=True, help="Layout to write.")
 @_VERSION
-@click.option("--instruct/--base", default=False, help="With chat template, or without.")
+@instruct_option
 @tokenizer_checks
 @force_option
 @json_option
@@ -40,7 +46,7 @@ def convert(
     out: str,
     to: str,
     version: str | None,
-    instruct: bool,
+    instruct: bool | None,
     strict: bool,
     verify: bool,
     force: bool,
@@ -53,13 +59,13 @@ def convert(
     """
     from llamatools.tokenizer.opening import open_tokenizer
     from llamatools.tokenizer.report import conversion
-    from llamatools.tokenizer.standalone import convert_tokenizer
+    from llamatools.tokenizing import convert_tokenizer
 
     files = open_tokenizer(source, version=version)
-    done = convert_tokenizer(
+    written, checked = convert_tokenizer(
         files, Path(out), to, instruct=instruct, strict=strict, verify=verify, force=force
     )
-    report = conversion(files, done)
+    report = conversion(files, written, checked)
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return
@@ -107,14 +113,14 @@ def compare(a: str, b: str, corpus: str | None, n_fuzz: int, seed: int, as_json:
     a built-in corpus meant to tell tokenizers apart, random text, and FILE. Special tokens are
     compared by id.
     """
-    from llamatools.tokenizer.between import compare_files
+    from llamatools.tokenizer.between import compare_tokenizers
     from llamatools.tokenizer.corpus import read_corpus
     from llamatools.tokenizer.opening import open_tokenizer
     from llamatools.tokenizer.report import comparison
 
     texts = read_corpus(corpus) if corpus is not None else []
     left, right = open_tokenizer(a), open_tokenizer(b)
-    result = compare_files(left, right, corpus=texts, n_fuzz=n_fuzz, seed=seed)
+    result = compare_tokenizers(left, right, corpus=texts, n_fuzz=n_fuzz, seed=seed)
     if as_json:
         click.echo(json.dumps(comparison(a, b, result), indent=2))
     else:
@@ -144,10 +150,10 @@ def merge(base: str, extra: str, out: str, to: str, force: bool, as_json: bool) 
     or, if it ends in .model, the file.
     """
     from llamatools.tokenizer.report import merging
-    from llamatools.tokenizer.standalone import merge_tokenizers
+    from llamatools.tokenizing import merge_tokenizers
 
-    done, merged = merge_tokenizers(Path(base), Path(extra), Path(out), to, force=force)
-    report = merging(done, merged)
+    written, merged = merge_tokenizers(Path(base), Path(extra), Path(out), to, force=force)
+    report = merging(written, merged)
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return

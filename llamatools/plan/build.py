@@ -17,10 +17,10 @@ from llamatools.layouts.hf import HF
 from llamatools.layouts.meta import META_2, META_3
 from llamatools.layouts.split import Part, check_shards, part
 from llamatools.layouts.table import Layout, Row
+from llamatools.opening.naming import looks_instruct
 from llamatools.plan.carry import Carried, Wishes, carry
 from llamatools.plan.documents import (
     hf_documents,
-    looks_instruct,
     meta_documents,
     unchanged_documents,
 )
@@ -98,7 +98,7 @@ class Options:
 
 def plan_conversion(source: Checkpoint, options: Options) -> Plan:
     """The plan of a conversion. Raises NotRepresentable or UsageError where there is none."""
-    instruct = looks_instruct(source) if options.instruct is None else options.instruct
+    instruct = looks_instruct(source.folder.path) if options.instruct is None else options.instruct
     wishes = Wishes(options.to, options.tokenizer, instruct, options.strict, options.verify)
     return _BUILDERS[options.to](source, options, carry(source, wishes))
 

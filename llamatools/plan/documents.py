@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, replace
 
 from llamatools.checkpoint import Checkpoint
@@ -59,23 +58,6 @@ def token_ids(
     if max(generation.bos, *ends) >= spec.vocab_size:
         return None, None
     return generation.bos, ends[0] if len(ends) == 1 else list(ends)
-
-
-def looks_instruct(source: Checkpoint) -> bool:
-    """Whether a folder's name says that the model was tuned to chat; no file of Meta's does.
-
-    Official repositories keep Meta's files in a folder `original`; the hub cache names its folders
-    <model>/snapshots/<revision>.
-    """
-    folder = source.folder.path.resolve()
-    if folder.name == "original":
-        folder = folder.parent
-    if folder.parent.name == "snapshots":
-        folder = folder.parent.parent
-    return _INSTRUCT.search(folder.name.lower()) is not None
-
-
-_INSTRUCT = re.compile(r"(^|[-_.])(instruct|chat)([-_.]|$)")
 
 
 def meta_documents(source: Checkpoint, shards: int) -> Documents:

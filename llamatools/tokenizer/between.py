@@ -12,7 +12,7 @@ from llamatools.tokenizer.opening import TokenizerFiles
 from llamatools.tokenizer.tokenizer import Tokenizer
 
 
-def compare_files(
+def compare_tokenizers(
     a: TokenizerFiles, b: TokenizerFiles, *, corpus: Sequence[str] = (), n_fuzz: int, seed: int
 ) -> Comparison:
     """Every token of A as text, the built-in texts, fuzz, and the user's."""

@@ -72,10 +72,12 @@ def read_ranks(data: bytes, where: str) -> Ranks:
         found[rank] = token
     if len(problems) > 10:
         problems[10:] = [f"{where}: and {count(len(problems) - 10, 'more problem')}"]
-    problems = problems or _check(found, where)
+    if not problems and found and max(found) >= len(found):
+        missing = sorted(set(range(len(found))) - found.keys())
+        problems.append(f"{where}: ranks are missing: {listing(missing)}")
     if problems:
         raise BadInput(problems, hint="fetch the file again")
-    return Ranks(tuple(found[i] for i in range(len(found))))
+    return checked(tuple(found[i] for i in range(len(found))), where)
 
 
 def _parse(line: bytes) -> tuple[bytes, int]:
@@ -93,18 +95,16 @@ def _parse(line: bytes) -> tuple[bytes, int]:
     return token, int(parts[1])
 
 
-def _check(found: dict[int, bytes], where: str) -> list[str]:
+def checked(tokens: tuple[bytes, ...], where: str) -> Ranks:
+    """Tokens as ranks; BadInput where one stands twice, or a single byte is missing."""
     problems = []
-    if not found:
-        return [f"{where}: no tokens"]
-    missing = sorted(set(range(len(found))) - found.keys())
-    if missing:
-        problems.append(f"{where}: ranks are missing: {listing(missing)}")
-    twice = [t for t, n in Counter(found.values()).items() if n > 1]
-    if twice:
+    rank = {t: i for i, t in enumerate(tokens)}
+    if len(rank) < len(tokens):
+        twice = [t for t, n in Counter(tokens).items() if n > 1]
         problems.append(f"{where}: tokens that stand there twice: {listing(twice)}")
-    tokens = set(found.values())
-    absent = [b for b in range(256) if bytes([b]) not in tokens]
+    absent = [b for b in range(256) if bytes([b]) not in rank]
     if absent:
         problems.append(f"{where}: single bytes are missing: {listing(absent)}")
-    return problems
+    if problems:
+        raise BadInput(problems, hint="fetch the file again")
+    return Ranks(tokens)

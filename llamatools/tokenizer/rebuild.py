@@ -17,7 +17,7 @@ from llamatools.tokenizer import wire
 from llamatools.tokenizer.bytelevel import to_bytes, to_text
 from llamatools.tokenizer.json_read import JsonTokenizer
 from llamatools.tokenizer.merges import order_of, rank_merges, score_merges
-from llamatools.tokenizer.ranks import Ranks, read_ranks
+from llamatools.tokenizer.ranks import Ranks, checked
 from llamatools.tokenizer.sentencepiece_model import (
     SPACE,
     Kind,
@@ -97,8 +97,7 @@ def _ranks(source: JsonTokenizer, where: str) -> Ranks:
             f"{where}: {count(len(later), 'token')} after the special tokens, which no ranks "
             f"file can hold: {listing(later)}"
         )
-    ranks = Ranks(tuple(tokens))
-    read_ranks(ranks.to_bytes(), where)
+    ranks = checked(tuple(tokens), where)
     spelled = {to_text(t): i for t, i in ranks.rank.items()}
     places = [spelled[t] for t in order_of(source.merges) if t in spelled]
     if _falls(places):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from llamatools.tokenizer.compare import Comparison, Mismatch
+from llamatools.tokenizer.forms import Written
 from llamatools.tokenizer.known import official_name
 from llamatools.tokenizer.merge import Merged
 from llamatools.tokenizer.opening import TokenizerFiles
 from llamatools.tokenizer.ranks import Ranks
-from llamatools.tokenizer.standalone import Converted
 from llamatools.tokenizer.tokenizer import Tokenizer
 
 Report = dict[str, object]
@@ -53,32 +53,31 @@ def digest(tokenizer: Tokenizer) -> str:
     return hasher.hexdigest()
 
 
-def conversion(files: TokenizerFiles, done: Converted) -> Report:
+def conversion(files: TokenizerFiles, written: Written, checked: Comparison | None) -> Report:
     """What `tokenizer convert` wrote."""
-    checked = done.checked
     return {
         "$schema": "urn:llamatools:tokenizer-convert:1",
-        "kind": done.written.tokenizer.kind,
-        "size": done.written.tokenizer.size,
-        "files": {name: len(data) for name, data in done.written.documents.items()},
-        "exact": not done.written.losses,
-        "losses": list(done.written.losses),
+        "kind": written.tokenizer.kind,
+        "size": written.tokenizer.size,
+        "files": {name: len(data) for name, data in written.documents.items()},
+        "exact": not written.losses,
+        "losses": list(written.losses),
         "texts_compared": checked.texts if checked else 0,
         "mismatches": checked.mismatches if checked else 0,
         "conflicts": list(files.conflicts),
-        "notes": [*files.notes, *done.written.notes],
+        "notes": [*files.notes, *written.notes],
     }
 
 
-def merging(done: Converted, merged: Merged) -> Report:
+def merging(written: Written, merged: Merged) -> Report:
     """What `tokenizer merge` made."""
     return {
         "$schema": "urn:llamatools:tokenizer-merge:1",
-        "size": done.written.tokenizer.size,
+        "size": written.tokenizer.size,
         "added": merged.added,
         "shared": merged.shared,
-        "files": {name: len(data) for name, data in done.written.documents.items()},
-        "losses": list(done.written.losses),
+        "files": {name: len(data) for name, data in written.documents.items()},
+        "losses": list(written.losses),
     }
 
 

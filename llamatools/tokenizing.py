@@ -1,9 +1,8 @@
-"""Tokenizer files alone, from one form to another, published like any output."""
+"""Tokenizers without a model: converted or merged, and published like any output."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from llamatools.engine.publish import (
@@ -15,6 +14,7 @@ from llamatools.engine.publish import (
     write_document,
 )
 from llamatools.errors import NotRepresentable, Unsupported, UsageError
+from llamatools.opening.naming import looks_instruct
 from llamatools.text import safe
 from llamatools.tokenizer.chat import chat_template
 from llamatools.tokenizer.compare import Comparison
@@ -27,24 +27,25 @@ from llamatools.tokenizer.sentencepiece_model import read_pieces
 from llamatools.tokenizer.tokenizer import from_model
 
 
-@dataclass(frozen=True)
-class Converted:
-    written: Written
-    checked: Comparison | None
-
-
 def convert_tokenizer(
     files: TokenizerFiles,
     out: Path,
     to: str,
     *,
-    instruct: bool = False,
+    instruct: bool | None = None,
     strict: bool = False,
     verify: bool = True,
     force: bool = False,
-) -> Converted:
-    """Write a tokenizer as the files of a layout ("hf" or "meta") into the new folder `out`."""
+) -> tuple[Written, Comparison | None]:
+    """Write a tokenizer as the files of a layout ("hf" or "meta") into the new folder `out`.
+
+    `instruct` None: as the folder's name says. Returns what was written, and how it compared with
+    the source.
+    """
     check_target(files.path, out, force=force)
+    if instruct is None:
+        home = files.path if files.path.is_dir() else files.path.parent
+        instruct = looks_instruct(home)
     if to == "meta":
         written = to_meta(files)
     else:
@@ -55,12 +56,12 @@ def convert_tokenizer(
         raise NotRepresentable(problems, hint="without --strict the files are written anyway")
     checked = prove(files, written) if verify else None
     write_files(out, written.documents, force=force)
-    return Converted(written, checked)
+    return written, checked
 
 
 def merge_tokenizers(
     base: Path, extra: Path, out: Path, to: str, *, force: bool = False
-) -> tuple[Converted, Merged]:
+) -> tuple[Written, Merged]:
     """Extend a SentencePiece model with another's pieces, and write it to `out`."""
     check_target(base, out, force=force)
     check_target(extra, out, force=force)
@@ -73,7 +74,7 @@ def merge_tokenizers(
     files = TokenizerFiles(out, from_model(merged.model), merged.model.to_bytes())
     written = to_meta(files) if to == "meta" else to_hf(files)
     write_files(out, written.documents, force=force)
-    return Converted(written, None), merged
+    return written, merged
 
 
 def _generation(files: TokenizerFiles) -> str:

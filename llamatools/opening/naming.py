@@ -1,0 +1,22 @@
+"""What the name of a folder says of the model in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_INSTRUCT = re.compile(r"(^|[-_.])(instruct|chat)([-_.]|$)")
+
+
+def looks_instruct(folder: Path) -> bool:
+    """Whether a folder's name says that the model was tuned to chat; no file of Meta's does.
+
+    Official repositories keep Meta's files in a folder `original`; the hub cache names its folders
+    <model>/snapshots/<revision>.
+    """
+    folder = folder.resolve()
+    if folder.name == "original":
+        folder = folder.parent
+    if folder.parent.name == "snapshots":
+        folder = folder.parent.parent
+    return _INSTRUCT.search(folder.name.lower()) is not None

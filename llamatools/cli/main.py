@@ -24,7 +24,7 @@ from llamatools.cli.tokenizer import tokenizer
 )
 @click.version_option(__version__, prog_name="llamatools")
 def cli() -> None:
-    """Detect, convert and fingerprint Llama checkpoints, losslessly."""
+    """Detect, convert and fingerprint Llama checkpoints and their tokenizers, losslessly."""
 
 
 for _command in (convert, inspect, fingerprint, tokenizer):

@@ -136,6 +136,8 @@ def read_corpus(path: str | Path) -> list[str]:
         text = Path(path).read_bytes().decode()
     except UnicodeDecodeError as e:
         raise BadInput(f"{safe(path)}: not UTF-8 at byte {e.start}") from None
+    except FileNotFoundError:
+        raise BadInput(f"{safe(path)}: no such file") from None
     except OSError as e:
         raise IOFailed(f"{safe(path)}: cannot be read: {e.strerror or e}") from e
     lines = text.splitlines(keepends=True)

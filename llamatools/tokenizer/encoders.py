@@ -64,7 +64,7 @@ class _Tiktoken:
         )
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=2)
+        return [self._encoding.encode_ordinary(text) for text in texts]
 
     def decode(self, ids: Sequence[Ids]) -> list[str]:
         return [self._encoding.decode(one) for one in ids]

@@ -63,8 +63,10 @@ def base_texts(base: Base) -> list[str]:
 
 def _merge_differences(base: Base, texts: list[str], source: JsonTokenizer) -> Iterator[str]:
     pairs = rank_merges(base) if isinstance(base, Ranks) else score_merges(base)
-    expected = {(texts[left], texts[right]) for left, right in pairs}
-    found = set(source.merges)
+    implied = [(texts[left], texts[right]) for left, right in pairs]
+    if implied == list(source.merges):  # nearly always, and sets of them take seconds
+        return
+    expected, found = set(implied), set(source.merges)
     if expected - found:
         yield (
             f"{count(len(expected - found), 'merge')} of {len(expected):,} are missing, so that "

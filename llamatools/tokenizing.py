@@ -17,10 +17,11 @@ from llamatools.errors import NotRepresentable, Unsupported, UsageError
 from llamatools.opening.naming import looks_instruct
 from llamatools.text import safe
 from llamatools.tokenizer.chat import chat_template
+from llamatools.tokenizer.combine import MODEL_NAME, TokenizerFiles, read_base
 from llamatools.tokenizer.compare import Comparison
 from llamatools.tokenizer.forms import Written, to_hf, to_meta
 from llamatools.tokenizer.merge import Merged, merge
-from llamatools.tokenizer.opening import MODEL_NAME, TokenizerFiles, read_base, read_model_file
+from llamatools.tokenizer.opening import read_model_file
 from llamatools.tokenizer.proof import prove
 from llamatools.tokenizer.ranks import Ranks
 from llamatools.tokenizer.sentencepiece_model import read_pieces

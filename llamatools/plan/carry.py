@@ -12,21 +12,16 @@ from llamatools.layouts.hf import HF
 from llamatools.text import safe
 from llamatools.tokenizer import hf_files, json_write
 from llamatools.tokenizer.chat import chat_template
+from llamatools.tokenizer.combine import MODEL_NAME, TokenizerFiles
 from llamatools.tokenizer.forms import Written, to_hf, to_meta
-from llamatools.tokenizer.opening import (
-    CHAT_TEMPLATE,
-    MODEL_NAME,
-    TokenizerFiles,
-    open_folder,
-    open_tokenizer,
-)
+from llamatools.tokenizer.opening import open_folder, open_tokenizer
 from llamatools.tokenizer.proof import prove
 from llamatools.tokenizer.sentencepiece_model import Roles
 from llamatools.tokenizer.versions import version_of_generation
 
 FILES = frozenset({
-    MODEL_NAME, json_write.NAME, hf_files.CONFIG, hf_files.SPECIALS, hf_files.ADDED, CHAT_TEMPLATE,
-    "chat_template.json", "vocab.json", "merges.txt",
+    MODEL_NAME, json_write.NAME, hf_files.CONFIG, hf_files.SPECIALS, hf_files.ADDED,
+    hf_files.CHAT_TEMPLATE, "chat_template.json", "vocab.json", "merges.txt",
 })  # fmt: skip
 """Names of files that are part of a tokenizer."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from llamatools.text import safe
+from llamatools.tokenizer.combine import TokenizerFiles
 from llamatools.tokenizer.compare import Comparison, compare
 from llamatools.tokenizer.corpus import adversarial, fuzz, tokens_as_texts
 from llamatools.tokenizer.forms import source_encoder
-from llamatools.tokenizer.opening import TokenizerFiles
 from llamatools.tokenizer.tokenizer import Tokenizer
 
 

@@ -13,8 +13,8 @@ from llamatools.errors import NotRepresentable
 from llamatools.jsonio import dump_json
 from llamatools.text import count, listing
 from llamatools.tokenizer import hf_files, json_write, wire
+from llamatools.tokenizer.combine import MODEL_NAME, TokenizerFiles, read_base
 from llamatools.tokenizer.encoders import Encoder, json_encoder, meta_encoder
-from llamatools.tokenizer.opening import CHAT_TEMPLATE, MODEL_NAME, TokenizerFiles, read_base
 from llamatools.tokenizer.ranks import Ranks
 from llamatools.tokenizer.sentencepiece_model import (
     Kind,
@@ -75,7 +75,7 @@ def to_hf(
         ),
     }
     if files.template_file is not None:
-        documents[CHAT_TEMPLATE] = files.template_file
+        documents[hf_files.CHAT_TEMPLATE] = files.template_file
     losses: list[str] = []
     if isinstance(tokenizer.base, SentencePieceModel):
         documents[MODEL_NAME] = files.model_file or tokenizer.base.to_bytes()

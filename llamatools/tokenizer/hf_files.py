@@ -17,6 +17,7 @@ from llamatools.tokenizer.tokenizer import INFILL, Added, Tokenizer, infill
 
 CONFIG = "tokenizer_config.json"
 SPECIALS = "special_tokens_map.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 ADDED = "added_tokens.json"
 """What older folders without tokenizer.json name tokens beside tokenizer.model in."""
 Json = dict[str, Any]

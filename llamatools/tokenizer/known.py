@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamatools.tokenizer.opening import TokenizerFiles
+from llamatools.tokenizer.combine import TokenizerFiles
 from llamatools.tokenizer.rebuild import LLAMA_2_SHA256
 from llamatools.tokenizer.sentencepiece_model import SentencePieceModel
 from llamatools.tokenizer.tokenizer import infill

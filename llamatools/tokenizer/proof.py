@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from llamatools.errors import CheckFailed
 from llamatools.text import safe
+from llamatools.tokenizer.combine import TokenizerFiles
 from llamatools.tokenizer.compare import Comparison, Mismatch, compare
 from llamatools.tokenizer.corpus import adversarial, fuzz, tokens_as_texts
 from llamatools.tokenizer.forms import Written, source_encoder
-from llamatools.tokenizer.opening import TokenizerFiles
 
 _TOKENS = 4_000
 _FUZZ = 1_000

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from llamatools.tokenizer.combine import TokenizerFiles
 from llamatools.tokenizer.compare import Comparison, Mismatch
 from llamatools.tokenizer.forms import Written
 from llamatools.tokenizer.known import official_name
 from llamatools.tokenizer.merge import Merged
-from llamatools.tokenizer.opening import TokenizerFiles
 from llamatools.tokenizer.ranks import Ranks
 from llamatools.tokenizer.tokenizer import Tokenizer
 

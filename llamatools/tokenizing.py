@@ -90,8 +90,14 @@ def check_target(source: Path, out: Path, *, force: bool) -> None:
     """A folder of its own; a tokenizer that is one file may have its output beside it."""
     if source.is_dir():
         check_paths(source, out, force=force)
-    else:
-        check_output(out, force=force)
+        return
+    src, dst = source.resolve(), out.resolve()
+    if dst == src or dst in src.parents:
+        raise UsageError(
+            f"the output {safe(out)} is the input, or lies around it",
+            hint="choose another name for the output",
+        )
+    check_output(out, force=force)
 
 
 def write_files(out: Path, documents: Mapping[str, bytes], *, force: bool) -> None:

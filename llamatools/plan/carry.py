@@ -101,7 +101,10 @@ def _version(source: Checkpoint) -> str | None:
 def _write(source: Checkpoint, files: TokenizerFiles, *, hf: bool, instruct: bool) -> Written:
     if not hf:
         return to_meta(files)
-    template = chat_template(source.identity.generation.key)
+    official = source.identity.official
+    # Code Llama 70B Instruct alone has a format that is not its generation's.
+    other = official is not None and official.key.startswith("code-llama-70b")
+    template = None if other else chat_template(source.identity.generation.key)
     context = source.spec.context or source.identity.context
     return to_hf(files, instruct=instruct, chat_template=template, context=context)
 

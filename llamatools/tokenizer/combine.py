@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from llamatools.errors import BadInput
+from llamatools.text import listing
 from llamatools.tokenizer import hf_files
-from llamatools.tokenizer.json_read import JsonTokenizer, read_tokenizer_json
+from llamatools.tokenizer.json_read import (
+    JsonTokenizer,
+    check_no_gaps,
+    read_tokenizer_json,
+)
 from llamatools.tokenizer.json_write import NAME as JSON_NAME
 from llamatools.tokenizer.ranks import Ranks, looks_like_ranks, read_ranks
 from llamatools.tokenizer.rebuild import Base, differences, rebuild
-from llamatools.tokenizer.sentencepiece_model import Roles, read_model
-from llamatools.tokenizer.tokenizer import Tokenizer, from_model, from_ranks
+from llamatools.tokenizer.sentencepiece_model import Roles, SentencePieceModel, read_model
+from llamatools.tokenizer.tokenizer import Added, Tokenizer, from_model, from_ranks
 from llamatools.tokenizer.versions import PATTERN_3, version_of_file, version_of_names
 
 MODEL_NAME = "tokenizer.model"
@@ -162,7 +167,7 @@ def read_base(data: bytes, where: str) -> Base:
 def _from_base(files: TokenizerFiles, base: Base, version: str | None) -> TokenizerFiles:
     notes: tuple[str, ...] = ()
     if not isinstance(base, Ranks):
-        added = hf_files.read_added(files.configs, len(base.pieces))
+        added = _added(files, base)
         tokenizer = replace(from_model(base), added=added)
     else:
         assumed, note = version_of_file(len(base.tokens), version)
@@ -172,6 +177,20 @@ def _from_base(files: TokenizerFiles, base: Base, version: str | None) -> Tokeni
     return replace(
         files, tokenizer=replace(tokenizer, roles=roles), notes=notes, conflicts=tuple(wrong)
     )
+
+
+def _added(files: TokenizerFiles, base: SentencePieceModel) -> tuple[Added, ...]:
+    """Tokens that configs add to a model; BadInput where they are no tokens of their own."""
+    added = hf_files.read_added(files.configs, len(base.pieces))
+    check_no_gaps(added, len(base.pieces), hf_files.ADDED)
+    texts = [a.text for a in added]
+    wrong = [t for t in texts if not t or t in base.ids or texts.count(t) > 1]
+    if wrong:
+        raise BadInput(
+            f"{hf_files.ADDED} or {hf_files.CONFIG}: added tokens that are empty, or that the "
+            f"vocabulary has already: {listing(wrong)}"
+        )
+    return added
 
 
 def _roles(files: TokenizerFiles, ids: Mapping[str, int], usual: Roles) -> tuple[Roles, list[str]]:

@@ -5,7 +5,8 @@ Plain text is encoded, as Meta's code does it: the text of a special token is te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from llamatools.errors import BadInput
@@ -28,6 +29,18 @@ class Encoder(Protocol):
     def decode(self, ids: Sequence[Ids]) -> list[str]: ...
 
 
+@contextmanager
+def _asking(library: str) -> Iterator[None]:
+    """The libraries raise nothing more precise than Exception for a file they do not take; those
+    written in Rust may panic, which is no Exception even."""
+    try:
+        yield
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+            raise
+        raise BadInput(f"the {library} library cannot use the tokenizer: {safe(e)}") from None
+
+
 _NO_PREFIX = wire.field(3, wire.field(3, 0))
 """A normalizer_spec that says nothing but that text gets no space in front."""
 
@@ -41,10 +54,12 @@ class _SentencePiece:
         # Protocol buffers that follow each other are one: what comes last counts.
         settings = b"" if prefix else _NO_PREFIX
         self._processor = sentencepiece.SentencePieceProcessor()
-        self._processor.LoadFromSerializedProto(data + settings)
+        with _asking(self.library):
+            self._processor.LoadFromSerializedProto(data + settings)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        encoded: list[Ids] = self._processor.encode(list(texts))
+        with _asking(self.library):
+            encoded: list[Ids] = self._processor.encode(list(texts))
         return encoded
 
     def decode(self, ids: Sequence[Ids]) -> list[str]:
@@ -59,12 +74,17 @@ class _Tiktoken:
         import tiktoken
 
         special = {a.text: a.id for a in tokenizer.added}
-        self._encoding = tiktoken.Encoding(
-            "llama", pat_str=tokenizer.pattern, mergeable_ranks=ranks.rank, special_tokens=special
-        )
+        with _asking(self.library):
+            self._encoding = tiktoken.Encoding(
+                "llama",
+                pat_str=tokenizer.pattern,
+                mergeable_ranks=ranks.rank,
+                special_tokens=special,
+            )
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        return [self._encoding.encode_ordinary(text) for text in texts]
+        with _asking(self.library):
+            return [self._encoding.encode_ordinary(text) for text in texts]
 
     def decode(self, ids: Sequence[Ids]) -> list[str]:
         return [self._encoding.decode(one) for one in ids]
@@ -73,19 +93,18 @@ class _Tiktoken:
 class _Tokenizers:
     library = "tokenizers"
 
-    def __init__(self, data: bytes, where: str) -> None:
+    def __init__(self, data: bytes) -> None:
         import tokenizers
 
-        try:
+        with _asking(self.library):
             self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
-        except Exception as e:  # the library raises nothing more precise
-            raise BadInput(f"{where}: the tokenizers library does not load it: {safe(e)}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        batch = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _asking(self.library):
+            batch = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [e.ids for e in batch]
 
     def decode(self, ids: Sequence[Ids]) -> list[str]:
@@ -100,11 +119,11 @@ def meta_encoder(tokenizer: Tokenizer, *, prefix: bool = True) -> Encoder:
     return _SentencePiece(base.to_bytes(), prefix=prefix)
 
 
-def json_encoder(data: bytes, where: str) -> Encoder:
+def json_encoder(data: bytes) -> Encoder:
     """The tokenizers library on a tokenizer.json."""
-    return _Tokenizers(data, where)
+    return _Tokenizers(data)
 
 
 def hf_encoder(tokenizer: Tokenizer) -> Encoder:
     """The tokenizers library on the tokenizer.json that is written for a tokenizer."""
-    return _Tokenizers(tokenizer_json(tokenizer), "tokenizer.json")
+    return _Tokenizers(tokenizer_json(tokenizer))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from llamatools.errors import NotRepresentable
 from llamatools.jsonio import dump_json
 from llamatools.text import count, listing
 from llamatools.tokenizer import hf_files, json_write, wire
@@ -23,7 +22,7 @@ from llamatools.tokenizer.sentencepiece_model import (
     read_model,
 )
 from llamatools.tokenizer.tokenizer import Added, Tokenizer
-from llamatools.tokenizer.versions import VERSIONS
+from llamatools.tokenizer.versions import VERSIONS, version_of_file
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Written:
     def encoder(self) -> Encoder:
         """The reference library of the layout, on the very bytes that are written."""
         if json_write.NAME in self.documents:
-            return json_encoder(self.documents[json_write.NAME], json_write.NAME)
+            return json_encoder(self.documents[json_write.NAME])
         base = read_base(self.documents[MODEL_NAME], MODEL_NAME)
         return meta_encoder(replace(self.tokenizer, base=base, added=_beyond(self.tokenizer, base)))
 
@@ -52,7 +51,7 @@ def _beyond(tokenizer: Tokenizer, base: Ranks | SentencePieceModel) -> tuple[Add
 def source_encoder(files: TokenizerFiles) -> Encoder:
     """The reference library of the form a tokenizer was read from."""
     if files.json_file is not None:
-        return json_encoder(files.json_file, str(files.path))
+        return json_encoder(files.json_file)
     return meta_encoder(files.tokenizer)
 
 
@@ -69,7 +68,7 @@ def to_hf(
     config = hf_files.tokenizer_config(tokenizer, context=context, chat_template=template)
     documents: dict[str, bytes] = {
         json_write.NAME: files.json_file or json_write.tokenizer_json(tokenizer),
-        hf_files.CONFIG: dump_json(files.configs.get(hf_files.CONFIG, config)),
+        hf_files.CONFIG: dump_json(_own_config(files, config)),
         hf_files.SPECIALS: dump_json(
             files.configs.get(hf_files.SPECIALS, hf_files.special_tokens_map(tokenizer))
         ),
@@ -82,6 +81,19 @@ def to_hf(
         if files.json_file is None:
             losses = _json_losses(tokenizer.base)
     return Written(documents, tokenizer, tuple(losses))
+
+
+def _own_config(files: TokenizerFiles, written: hf_files.Json) -> Mapping[str, object]:
+    """The user's own tokenizer_config.json, if there is one.
+
+    To a tokenizer.json that is new belongs the class that loads it as it is: others, and those
+    that transformers chooses where none is named, build the tokenizer anew.
+    """
+    own = files.configs.get(hf_files.CONFIG)
+    kept = files.json_file is not None
+    if own is None or kept or own.get("tokenizer_class") == written["tokenizer_class"]:
+        return own or written
+    return {**own, **{k: written[k] for k in ("tokenizer_class", "added_tokens_decoder")}}
 
 
 def _for_chat(tokenizer: Tokenizer) -> Tokenizer:
@@ -139,12 +151,6 @@ def to_meta(files: TokenizerFiles) -> Written:
 
 def _with_appended(model: SentencePieceModel, tokenizer: Tokenizer) -> SentencePieceModel:
     """Added tokens as pieces: special ones as control pieces, which text cannot spell."""
-    first = len(model.pieces)
-    if [a.id for a in tokenizer.added] != list(range(first, first + len(tokenizer.added))):
-        raise NotRepresentable(
-            f"{MODEL_NAME} numbers pieces without gaps; the added tokens have the ids "
-            f"{listing(a.id for a in tokenizer.added)} after {first - 1}"
-        )
     pieces = (
         Piece(a.text, 0.0, Kind.CONTROL if a.special else Kind.USER_DEFINED)
         for a in tokenizer.added
@@ -180,6 +186,9 @@ def _ranks_losses(tokenizer: Tokenizer, ranks: Ranks) -> list[str]:
     if readable:
         losses.append(f"{count(len(readable), 'added token')} are read from plain text in "
                       f"{json_write.NAME}, never by Meta's code: {listing(readable)}")  # fmt: skip
-    if tokenizer.pattern not in {v.pattern for v in VERSIONS.values()}:
-        losses.append("text is cut by a pattern of its own, which a ranks file cannot hold")
+    version = tokenizer.version or version_of_file(len(ranks.tokens))[0]
+    if tokenizer.pattern != version.pattern:
+        losses.append(
+            f"text is cut by another pattern than {version.title}'s, which a ranks file cannot say"
+        )
     return losses

@@ -89,7 +89,9 @@ def find_roles(
         for role, text in names.items()
         if text not in ids
     ]
-    found = {r: ids[names[r]] if names.get(r) in ids else getattr(usual, r) for r in _ROLES}
+    special = set(ids.values())
+    assumed = {r: i for r in _ROLES if (i := getattr(usual, r)) in special}
+    found = {r: ids[names[r]] if names.get(r) in ids else assumed.get(r) for r in _ROLES}
     return Roles(**found), unknown
 
 
@@ -102,6 +104,6 @@ def read_added(configs: Mapping[str, Mapping[str, Any]], first: int) -> tuple[Ad
     decoder = configs.get(CONFIG, {}).get("added_tokens_decoder")
     for key, entry in (decoder if isinstance(decoder, dict) else {}).items():
         content = entry.get("content") if isinstance(entry, dict) else None
-        if key.isdigit() and len(key) < 8 and isinstance(content, str):
+        if key.isdecimal() and key.isascii() and len(key) < 8 and isinstance(content, str):
             found[int(key)] = Added(int(key), content, bool(entry.get("special")))
     return tuple(found[i] for i in sorted(found) if i >= first)

@@ -7,6 +7,7 @@ vocabulary does to text. What differs from the two forms that Meta's files have 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,13 @@ from typing import Any
 from llamatools.errors import BadInput, Unsupported
 from llamatools.jsonio import load_json_object
 from llamatools.text import listing, safe
+from llamatools.tokenizer.limits import MAX_TOKEN_BYTES, MAX_TOKENS
 from llamatools.tokenizer.sentencepiece_model import SPACE
 from llamatools.tokenizer.tokenizer import Added
 
 Json = dict[str, Any]
-_MAX_ID = 4_000_000
+_MAX_STEPS = 20_000
+"""Characters of the steps that cut text, patterns included: compiling a long one takes its time."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,12 @@ def read_tokenizer_json(data: bytes, where: str) -> JsonTokenizer:
         )
     added = _added(document.get("added_tokens") or [], where)
     vocab = _vocab(_object(model, "vocab", where), added, where)
+    check_no_gaps(added, len(vocab), where)
     known = set(vocab)
     merges = _merges(model.get("merges"), known, where)
     steps = _Steps(document)
+    if len(json.dumps(steps.of("pre_tokenizer"))) > _MAX_STEPS:
+        raise BadInput(f"{where}: pre_tokenizer: longer than any has")
     byte_level = steps.has("pre_tokenizer", "ByteLevel") or steps.has("decoder", "ByteLevel")
     deviations = _flags(model, byte_level=byte_level)
     read = _byte_level if byte_level else _sentencepiece
@@ -87,12 +93,25 @@ def _added(entries: object, where: str) -> tuple[Added, ...]:
         if not isinstance(e, dict):
             raise BadInput(f"{where}: added_tokens: expected an array of objects")
         index, text = e.get("id"), e.get("content")
-        if type(index) is not int or not 0 <= index < _MAX_ID or not isinstance(text, str):
+        if type(index) is not int or not 0 <= index < MAX_TOKENS or not isinstance(text, str):
             raise BadInput(f"{where}: added_tokens: no id, or no content: {safe(e, 80)}")
         found.append(Added(index, text, bool(e.get("special"))))
     _no_doubles([a.id for a in found], f"{where}: added_tokens: ids that stand there twice")
     _no_doubles([a.text for a in found], f"{where}: added_tokens: texts that stand there twice")
     return tuple(sorted(found, key=lambda a: a.id))
+
+
+def check_no_gaps(added: tuple[Added, ...], first: int, where: str) -> None:
+    """BadInput where added tokens do not follow the vocabulary one by one.
+
+    The tokenizers library numbers them so, whatever ids a file gives them.
+    """
+    ids = [a.id for a in added if a.id >= first]
+    if ids != list(range(first, first + len(ids))):
+        raise BadInput(
+            f"{where}: added tokens have the ids {listing(ids)}, "
+            f"which do not follow the last of the vocabulary, {first - 1}"
+        )
 
 
 def _no_doubles(items: list[Any], problem: str) -> None:
@@ -103,8 +122,11 @@ def _no_doubles(items: list[Any], problem: str) -> None:
 
 def _vocab(vocab: Json, added: tuple[Added, ...], where: str) -> tuple[str, ...]:
     """Tokens by id. Some files list added tokens in the vocabulary as well, after the others."""
+    long = [t for t in (*vocab, *(a.text for a in added)) if len(t) > MAX_TOKEN_BYTES]
+    if long:
+        raise BadInput(f"{where}: tokens longer than any has: {listing(safe(t, 40) for t in long)}")
     ids = list(vocab.values())
-    if any(type(i) is not int or not 0 <= i < _MAX_ID for i in ids):
+    if any(type(i) is not int or not 0 <= i < MAX_TOKENS for i in ids):
         raise BadInput(f"{where}: vocab: expected whole numbers for ids")
     _no_doubles(ids, f"{where}: vocab: ids that stand there twice")
     clash = [a.text for a in added if vocab.get(a.text, a.id) != a.id]
@@ -198,6 +220,8 @@ def _byte_level(steps: _Steps) -> tuple[bool, str | None, list[str]]:
         problems.append(f"text is cut in another way ({steps.kinds('pre_tokenizer')})")
     if any(s.get("add_prefix_space", True) or s.get("use_regex", True) for s in byte_steps):
         problems.append("the ByteLevel step adds a space or cuts text by itself")
+    if [s.get("type") for s in steps.of("decoder")] != ["ByteLevel"]:
+        problems.append(f"tokens are decoded in another way ({steps.kinds('decoder')})")
     return False, regex if isinstance(regex, str) else None, problems
 
 
@@ -228,6 +252,9 @@ def _sentencepiece(steps: _Steps) -> tuple[bool, str | None, list[str]]:
             )
     if not spaces:
         problems.append("spaces are not written as ▁")
+    decoders = ["Replace", "ByteFallback", "Fuse", *(["Strip"] if prefix else [])]
+    if [s.get("type") for s in steps.of("decoder")] != decoders:
+        problems.append(f"tokens are decoded in another way ({steps.kinds('decoder')})")
     return prefix, None, problems
 
 

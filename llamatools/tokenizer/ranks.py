@@ -13,9 +13,7 @@ from functools import cached_property
 
 from llamatools.errors import BadInput
 from llamatools.text import count, listing, safe
-
-MAX_TOKENS = 2_000_000
-_MAX_TOKEN_BYTES = 4096
+from llamatools.tokenizer.limits import MAX_TOKEN_BYTES, MAX_TOKENS
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Ranks:
 
 def looks_like_ranks(data: bytes) -> bool:
     """Whether the first line is one of a ranks file, however broken the rest may be."""
-    line = data[:_MAX_TOKEN_BYTES].lstrip().split(b"\n", 1)[0].rstrip(b"\r")
+    line = data[:MAX_TOKEN_BYTES].lstrip().split(b"\n", 1)[0].rstrip(b"\r")
     token, space, rank = line.partition(b" ")
     return bool(space and token) and rank.strip().isdigit() and token.isascii()
 
@@ -88,8 +86,10 @@ def _parse(line: bytes) -> tuple[bytes, int]:
         token = b64decode(parts[0], validate=True)
     except binascii.Error:
         raise ValueError("broken base64") from None
-    if not 0 < len(token) <= _MAX_TOKEN_BYTES or b64encode(token) != parts[0]:
+    if not token or b64encode(token) != parts[0]:
         raise ValueError("broken base64")
+    if len(token) > MAX_TOKEN_BYTES:
+        raise ValueError(f"a token of {len(token):,} bytes, more than any has")
     if not parts[1].isdigit() or len(parts[1]) > 9:
         raise ValueError("a rank that is no number")
     return token, int(parts[1])

@@ -51,7 +51,20 @@ def differences(base: Base, source: JsonTokenizer) -> list[str]:
         problems.append(f"{count(len(other), 'token')} have other ids: {listing(other)}")
     if len(source.vocab) < len(texts):
         problems.append(f"{count(len(texts) - len(source.vocab), 'token')} are missing")
+    added = {a.text for a in source.added}
+    more = [t for t in source.vocab[len(texts) :] if t not in added]
+    if more:
+        problems.append(f"{count(len(more), 'token')} follow its last: {listing(more)}")
+    if isinstance(base, SentencePieceModel):
+        problems += _setting_differences(base, source)
     return problems or list(_merge_differences(base, texts, source))
+
+
+def _setting_differences(base: SentencePieceModel, source: JsonTokenizer) -> Iterator[str]:
+    if base.dummy_prefix != source.dummy_prefix:
+        yield "one puts a space in front of text, the other does not"
+    if bool(base.of_kind(Kind.BYTE)) != source.byte_fallback:
+        yield "one falls back on bytes for unknown characters, the other does not"
 
 
 def base_texts(base: Base) -> list[str]:
@@ -87,7 +100,8 @@ def _merge_differences(base: Base, texts: list[str], source: JsonTokenizer) -> I
 def _ranks(source: JsonTokenizer, where: str) -> Ranks:
     """All tokens up to the first added one. Ids are ranks only if merges follow them."""
     first = min((a.id for a in source.added), default=len(source.vocab))
-    later = [t for t in source.vocab[first:] if t not in {a.text for a in source.added}]
+    added = {a.text for a in source.added}
+    later = [t for t in source.vocab[first:] if t not in added]
     try:
         tokens = [to_bytes(t) for t in source.vocab[:first]]
     except ValueError as e:
@@ -189,5 +203,5 @@ def _plain_specs(source: JsonTokenizer, pieces: list[Piece], roles: dict[str, in
         35: int(source.byte_fallback), 40: unknown, 41: bos, 42: eos, 43: _NO_PAD,
     }  # fmt: skip
     names = {45: unknown, 46: bos, 47: eos}
-    trainer |= {n: pieces[i].text for n, i in names.items() if i >= 0}
+    trainer |= {n: pieces[i].text for n, i in names.items() if 0 <= i < len(pieces)}
     return _spec(2, trainer) + _spec(3, {**_IDENTITY, 3: int(source.dummy_prefix)})

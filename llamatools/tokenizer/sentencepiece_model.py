@@ -15,10 +15,10 @@ from functools import cached_property
 from llamatools.errors import BadInput, Unsupported
 from llamatools.text import count, listing, safe
 from llamatools.tokenizer import wire
+from llamatools.tokenizer.limits import MAX_TOKEN_BYTES, MAX_TOKENS
 
 SPACE = "▁"
 """What stands for a space in pieces (U+2581)."""
-MAX_PIECES = 2_000_000
 
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _KINDS_OF_MODEL = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
@@ -143,8 +143,8 @@ def _split(data: bytes, where: str) -> tuple[tuple[Piece, ...], bytes, bytes, di
         if number in (_PIECES, *specs) and kind != wire.BYTES:
             raise BadInput(f"{where}: field {number} is not a message: no SentencePiece model")
         if number == _PIECES and isinstance(value, bytes):
-            if len(pieces) == MAX_PIECES:
-                raise BadInput(f"{where}: more than {MAX_PIECES:,} pieces")
+            if len(pieces) == MAX_TOKENS:
+                raise BadInput(f"{where}: more than {MAX_TOKENS:,} pieces")
             pieces.append(_piece(value, len(pieces), where))
             encoded.append(wire.field(_PIECES, value))
             continue
@@ -165,6 +165,8 @@ def _piece(data: bytes, index: int, where: str) -> Piece:
         raise BadInput(f"{here}: no text, or no kind: not a SentencePiece model")
     if not text or score is None or math.isnan(score):
         raise BadInput(f"{here}: empty, or without score: not a SentencePiece model")
+    if len(text) > MAX_TOKEN_BYTES:
+        raise BadInput(f"{here}: {len(text):,} bytes of text, more than any piece has")
     try:
         return Piece(text.decode(), score, Kind(kind))
     except (UnicodeDecodeError, ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 from llamatools.tokenizer.ranks import Ranks
@@ -79,7 +79,10 @@ def infill(model: SentencePieceModel) -> tuple[str, ...]:
 
 
 def from_model(model: SentencePieceModel) -> Tokenizer:
-    return Tokenizer(model, roles=model.roles)
+    """A SentencePiece model with its roles, as far as special pieces have them."""
+    tokenizer = Tokenizer(model)
+    roles = {r: i for r, i in asdict(model.roles).items() if i in tokenizer.specials}
+    return replace(tokenizer, roles=Roles(**roles))
 
 
 def from_ranks(ranks: Ranks, version: Version) -> Tokenizer:

@@ -37,7 +37,8 @@ def documents(source: Path) -> Iterator[tuple[str, Any]]:
     for name in ("tokenizer", "tokenizer_config", "special_tokens_map"):
         yield name, json.loads((out / f"hf/{name}.json").read_text())
     yield "tokenizer-inspect", call("tokenizer", "inspect", out / "hf", "--json").json
-    yield "tokenizer-convert", call(*words[:2], out / "hf", out / "m", "--to", "meta", "--json").json
+    back = call("tokenizer", "convert", out / "hf", out / "m", "--to", "meta", "--json")
+    yield "tokenizer-convert", back.json
     yield "tokenizer-compare", call("tokenizer", "compare", source, out / "hf", "--json").json
     other = out / "other.model"
     other.write_bytes(sentencepiece_model(460))

@@ -127,7 +127,9 @@ def readable(made: Json) -> bool:
 def test_every_value_of_tokenizer_json_replaced_by_junk(family: str) -> None:
     """Read alone: the libraries are asked about a part of them below."""
     original = document(family)
-    made = (with_junk(original, at, junk) for at in places(original) for junk in JUNK)
+    cases = [(at, junk) for at in places(original) for junk in JUNK]
+    some = random.Random(6).sample(cases, 700)
+    made = (with_junk(original, at, junk) for at, junk in some)
     outcomes = [readable(m) for m in made]
     accepted, refused = outcomes.count(True), outcomes.count(False)
     assert accepted > 100 and refused > 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,12 +17,27 @@ from llamatools.cli.options import (
 )
 from llamatools.cli.swap import swap
 
+if TYPE_CHECKING:
+    from llamatools.tokenizer.combine import TokenizerFiles
+
 _VERSION = click.option(
     "--version",
     "version",
     type=click.Choice(["llama-3", "llama-3.1", "llama-4"]),
     help="Special tokens of a ranks file, which does not name them; 3.1 is also 3.2's and 3.3's.",
 )
+
+
+def _open(source: str, version: str | None) -> TokenizerFiles:
+    """A tokenizer; UsageError where --version is given and the files tell it themselves."""
+    from llamatools.errors import UsageError
+    from llamatools.tokenizer.opening import open_tokenizer
+
+    files = open_tokenizer(source, version=version)
+    told = files.tokenizer.version
+    if version is not None and (told is None or told.key != version):
+        raise UsageError("--version is for ranks files alone, where the file does not tell")
+    return files
 
 
 @click.group()
@@ -57,11 +73,10 @@ def convert(
     The result is compared with the source by the reference library of each side. With --to meta
     OUT may be the name of the file, if it ends in .model.
     """
-    from llamatools.tokenizer.opening import open_tokenizer
     from llamatools.tokenizer.report import conversion
     from llamatools.tokenizing import convert_tokenizer
 
-    files = open_tokenizer(source, version=version)
+    files = _open(source, version)
     written, checked = convert_tokenizer(
         files, Path(out), to, instruct=instruct, strict=strict, verify=verify, force=force
     )
@@ -80,10 +95,9 @@ def convert(
 @json_option
 def inspect(source: str, version: str | None, as_json: bool) -> None:
     """Say what the tokenizer SRC is: kind, size, special tokens, whose file."""
-    from llamatools.tokenizer.opening import open_tokenizer
     from llamatools.tokenizer.report import inspection
 
-    report = inspection(open_tokenizer(source, version=version))
+    report = inspection(_open(source, version))
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return

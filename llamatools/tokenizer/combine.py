@@ -68,6 +68,12 @@ class TokenizerFiles:
         return "tokenizer.json" if self.json_file is not None else f"{self.tokenizer.kind} file"
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether there is one; or several, as a list in tokenizer_config.json."""
+        config = self.configs.get(hf_files.CONFIG, {})
+        return self.chat_template is not None or bool(config.get("chat_template"))
+
+    @property
     def states_roles(self) -> bool:
         """Whether a file says which tokens begin and end text: a ranks file does not."""
         return self.tokenizer.kind == "sentencepiece" or bool(self.configs)

@@ -113,6 +113,11 @@ def _json_losses(model: SentencePieceModel) -> list[str]:
             f"({listing(model.tied, 3)}): which of them merges first depends on the place in the "
             f"text, which {json_write.NAME} cannot say; {MODEL_NAME} goes along"
         )
+    if not model.of_kind(Kind.BYTE):
+        losses.append(
+            f"{MODEL_NAME} has no pieces for bytes: characters it does not know come back as other "
+            "text from each library"
+        )
     spelled = [model.pieces[i].text for i in model.of_kind(Kind.USER_DEFINED)]
     if spelled:
         losses.append(

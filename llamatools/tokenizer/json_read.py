@@ -14,7 +14,7 @@ from typing import Any
 
 from llamatools.errors import BadInput, Unsupported
 from llamatools.jsonio import load_json_object
-from llamatools.text import listing, safe
+from llamatools.text import count, listing, safe
 from llamatools.tokenizer.limits import MAX_TOKEN_BYTES, MAX_TOKENS
 from llamatools.tokenizer.sentencepiece_model import SPACE
 from llamatools.tokenizer.tokenizer import Added
@@ -63,7 +63,10 @@ def read_tokenizer_json(data: bytes, where: str) -> JsonTokenizer:
     if len(json.dumps(steps.of("pre_tokenizer"))) > _MAX_STEPS:
         raise BadInput(f"{where}: pre_tokenizer: longer than any has")
     byte_level = steps.has("pre_tokenizer", "ByteLevel") or steps.has("decoder", "ByteLevel")
-    deviations = _flags(model, byte_level=byte_level)
+    deviations = [
+        *_flags(model, byte_level=byte_level),
+        *_greedy(document.get("added_tokens") or []),
+    ]
     read = _byte_level if byte_level else _sentencepiece
     dummy_prefix, pattern, differences = read(steps)
     return JsonTokenizer(
@@ -205,18 +208,27 @@ def _flags(model: Json, *, byte_level: bool) -> list[str]:
     ]
 
 
+def _greedy(entries: list[Json]) -> list[str]:
+    """Added tokens that take more, or less, of a text than they spell."""
+    flags = ("lstrip", "rstrip", "single_word")
+    found = [e.get("content") for e in entries if any(e.get(flag) for flag in flags)]
+    if not found:
+        return []
+    return [f"{count(len(found), 'added token')} also ask what stands beside: {listing(found)}"]
+
+
 def _byte_level(steps: _Steps) -> tuple[bool, str | None, list[str]]:
     """(no prefix, the pattern, deviations) of a file that splits text into bytes."""
     problems = []
     if steps.of("normalizer"):
         problems.append(f"text is normalized ({steps.kinds('normalizer')})")
-    splits = [s for s in steps.of("pre_tokenizer") if s.get("type") == "Split"]
-    others = [s for s in steps.of("pre_tokenizer") if s.get("type") not in ("Split", "ByteLevel")]
-    pattern = splits[0].get("pattern") if len(splits) == 1 else None
+    cuts = steps.of("pre_tokenizer")
+    split = cuts[0] if [s.get("type") for s in cuts] == ["Split", "ByteLevel"] else {}
+    pattern = split.get("pattern")
     regex = pattern.get("Regex") if isinstance(pattern, dict) else None
-    isolated = len(splits) == 1 and splits[0].get("behavior") == "Isolated"
-    byte_steps = [s for s in steps.of("pre_tokenizer") if s.get("type") == "ByteLevel"]
-    if not isolated or others or not isinstance(regex, str):
+    isolated = split.get("behavior") == "Isolated" and not split.get("invert")
+    byte_steps = [s for s in cuts if s.get("type") == "ByteLevel"]
+    if not isolated or not isinstance(regex, str):
         problems.append(f"text is cut in another way ({steps.kinds('pre_tokenizer')})")
     if any(s.get("add_prefix_space", True) or s.get("use_regex", True) for s in byte_steps):
         problems.append("the ByteLevel step adds a space or cuts text by itself")

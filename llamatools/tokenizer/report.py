@@ -32,7 +32,7 @@ def inspection(files: TokenizerFiles) -> Report:
         "dummy_prefix": not isinstance(tokenizer.base, Ranks) and tokenizer.base.dummy_prefix,
         "specials": [{"id": i, "text": text} for i, text in tokenizer.specials.items()],
         "added": [asdict(a) for a in tokenizer.added if not a.special],
-        "chat_template": files.chat_template is not None,
+        "chat_template": files.has_chat_template,
         "tied_scores": 0 if isinstance(tokenizer.base, Ranks) else len(tokenizer.base.tied),
         "deviations": list(files.deviations),
         "conflicts": list(files.conflicts),

@@ -1,13 +1,13 @@
 """Checks the CRC-32 that a zip archive stores for a record, from the pieces a run happens to read.
 
 Pieces come in any order and from any thread; CRCs of neighbours are combined arithmetically, so
-nothing is read twice. A record of which only a part was needed cannot be checked, and is counted.
+nothing is read twice for it. A run may read parts again, in other pieces: a record is checked where
+some pieces make it up. One of which only a part was needed cannot be checked, and is counted.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 from zlib_ng.zlib_ng import crc32, crc32_combine
 
@@ -17,11 +17,13 @@ from llamatools.expr.bits import Bits, as_bytes
 from llamatools.text import safe
 
 _Key = tuple[InputFile, Record]
+_Pieces = dict[tuple[int, int], int]
+"""(offset, size) -> CRC"""
 
 
 class RecordChecks:
     def __init__(self) -> None:
-        self._pieces: dict[_Key, dict[int, tuple[int, int]]] = {}
+        self._pieces: dict[_Key, _Pieces] = {}
         self._lock = threading.Lock()
 
     def saw(self, tensor: StoredTensor, record: Record, offset: int, data: Bits) -> None:
@@ -29,16 +31,16 @@ class RecordChecks:
 
         A strided tensor is read in many small pieces that overlap or leave gaps: not worth it.
         """
-        piece = (data.nbytes, crc32(as_bytes(data))) if tensor.contiguous else (0, 0)
+        size, crc = (data.nbytes, crc32(as_bytes(data))) if tensor.contiguous else (0, 0)
         with self._lock:
-            self._pieces.setdefault((tensor.file, record), {})[offset] = piece
+            self._pieces.setdefault((tensor.file, record), {})[offset, size] = crc
 
     def finish(self) -> tuple[int, int]:
         """(records checked, records read only in part); BadInput names every mismatch."""
         problems = []
         checked = partial = 0
         for (file, record), pieces in self._pieces.items():
-            found = _combine(record, iter(sorted(pieces.items())))
+            found = _combine(record, pieces)
             if found is None:
                 partial += 1
                 continue
@@ -54,12 +56,10 @@ class RecordChecks:
         return checked, partial
 
 
-def _combine(record: Record, pieces: Iterator[tuple[int, tuple[int, int]]]) -> int | None:
-    """The CRC of the whole record; None where the pieces leave a gap."""
-    at, crc = record.start, 0
-    for offset, (size, piece) in pieces:
-        if offset != at:
-            return None
-        crc = crc32_combine(crc, piece, size)
-        at += size
-    return crc if at == record.start + record.size else None
+def _combine(record: Record, pieces: _Pieces) -> int | None:
+    """The CRC of the whole record; None where no pieces follow each other from end to end."""
+    up_to = {record.start: 0}  # CRC of the record's bytes before each place that pieces lead to
+    for (offset, size), crc in sorted(pieces.items()):
+        if offset in up_to and offset + size not in up_to:
+            up_to[offset + size] = crc32_combine(up_to[offset], crc, size)
+    return up_to.get(record.start + record.size)

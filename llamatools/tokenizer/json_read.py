@@ -65,7 +65,7 @@ def read_tokenizer_json(data: bytes, where: str) -> JsonTokenizer:
     byte_level = steps.has("pre_tokenizer", "ByteLevel") or steps.has("decoder", "ByteLevel")
     deviations = [
         *_flags(model, byte_level=byte_level),
-        *_greedy(document.get("added_tokens") or []),
+        *_greedy(document.get("added_tokens")),
     ]
     read = _byte_level if byte_level else _sentencepiece
     dummy_prefix, pattern, differences = read(steps)
@@ -208,10 +208,11 @@ def _flags(model: Json, *, byte_level: bool) -> list[str]:
     ]
 
 
-def _greedy(entries: list[Json]) -> list[str]:
+def _greedy(entries: object) -> list[str]:
     """Added tokens that take more, or less, of a text than they spell."""
     flags = ("lstrip", "rstrip", "single_word")
-    found = [e.get("content") for e in entries if any(e.get(flag) for flag in flags)]
+    tokens = entries if isinstance(entries, list) else []
+    found = [t.get("content") for t in tokens if any(t.get(flag) for flag in flags)]
     if not found:
         return []
     return [f"{count(len(found), 'added token')} also ask what stands beside: {listing(found)}"]

@@ -1,4 +1,4 @@
-"""Casting: the one pass that changes values, and counts what it changed.
+"""Casting: a pass that changes values, and counts what it changed.
 
 The arithmetic is torch's, block by block; round to nearest, ties to even.
 """

@@ -140,4 +140,4 @@ def _mismatch(out: Console, m: Mismatch, left: Tokenizer, right: Tokenizer) -> N
 def _cell(ids: tuple[int, ...], i: int, tokenizer: Tokenizer) -> tuple[str, str]:
     if i >= len(ids):
         return "", ""
-    return str(ids[i]), safe(repr(tokenizer.text(ids[i])), 40)
+    return str(ids[i]), safe(tokenizer.shown(ids[i]), 40)

@@ -66,11 +66,15 @@ class Tokenizer:
         found = {i: b for i, b in enumerate(plain) if b is not None and i not in self.specials}
         return found | {a.id: a.text.encode() for a in self.added if not a.special}
 
-    def text(self, token: int) -> str:
-        """A token as a person would want to see it."""
+    def shown(self, token: int) -> str:
+        """A token as a person would want to see it: quoted text, or bytes that are none."""
         if token in self.specials:
             return self.specials[token]
-        return self.token_bytes.get(token, b"").decode(errors="backslashreplace")
+        spelled = self.token_bytes.get(token, b"")
+        try:
+            return repr(spelled.decode())
+        except UnicodeDecodeError:
+            return repr(spelled)
 
 
 def infill(model: SentencePieceModel) -> tuple[str, ...]:

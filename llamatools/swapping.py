@@ -11,7 +11,7 @@ from llamatools.conversion import Prepared, prepare
 from llamatools.engine.execute import DEFAULT_MEMORY
 from llamatools.errors import BadInput, UsageError
 from llamatools.plan.build import Options
-from llamatools.plan.carry import open_given, open_own
+from llamatools.plan.carry import open_for
 from llamatools.plan.passes.vocabulary import NewRows, row_table
 from llamatools.tokenizer.rows import Match, match_rows
 
@@ -41,9 +41,8 @@ def prepare_swap(
     """Plan the swap of a tokenizer and check everything that can be checked before writing."""
     if swap.pad_to < 1:
         raise UsageError("--pad-to-multiple-of must be positive")
-    own = swap.old_tokenizer is None
-    old = open_own(source) if own else open_given(source, str(swap.old_tokenizer))
-    new = open_given(source, swap.tokenizer)
+    old = open_for(source, swap.old_tokenizer)
+    new = open_for(source, swap.tokenizer)
     rows = source.spec.vocab_size
     if old.tokenizer.size > rows:
         raise BadInput(

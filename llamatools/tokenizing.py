@@ -13,7 +13,7 @@ from llamatools.engine.publish import (
     staging,
     write_document,
 )
-from llamatools.errors import NotRepresentable, Unsupported, UsageError
+from llamatools.errors import Unsupported, UsageError
 from llamatools.opening.naming import looks_instruct
 from llamatools.text import safe
 from llamatools.tokenizer.chat import chat_template
@@ -22,7 +22,7 @@ from llamatools.tokenizer.compare import Comparison
 from llamatools.tokenizer.forms import Written, to_hf, to_meta
 from llamatools.tokenizer.merge import Merged, merge
 from llamatools.tokenizer.opening import read_model_file
-from llamatools.tokenizer.proof import prove
+from llamatools.tokenizer.proof import settle
 from llamatools.tokenizer.ranks import Ranks
 from llamatools.tokenizer.sentencepiece_model import read_pieces
 from llamatools.tokenizer.tokenizer import from_model
@@ -52,10 +52,7 @@ def convert_tokenizer(
     else:
         template = chat_template(_generation(files)) if instruct else None
         written = to_hf(files, instruct=instruct, chat_template=template)
-    problems = (*files.conflicts, *written.losses)
-    if strict and problems:
-        raise NotRepresentable(problems, hint="without --strict the files are written anyway")
-    checked = prove(files, written) if verify else None
+    checked = settle(files, written, strict=strict, verify=verify)
     write_files(out, written.documents, force=force)
     return written, checked
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -38,25 +38,33 @@ SIZE = Size()
 SOURCE = click.Path(exists=False)
 
 
-def run_options(command: F) -> F:
-    """--jobs, --max-memory and --quiet, for commands that read whole models."""
-    for option in (
-        click.option(
-            "--jobs",
-            type=click.IntRange(1, 64),
-            help="Worker threads.  [default: processors, max 4]",
-        ),
-        click.option(
-            "--max-memory",
-            type=SIZE,
-            default="256MiB",
-            show_default=True,
-            help="Bytes of buffers, whatever the model's size.",
-        ),
-        click.option("--quiet", "-q", is_flag=True, help="No progress and no summary."),
-    ):
+def _with(command: F, options: Iterable[Callable[[F], F]]) -> F:
+    """Several options on a command; the last is the first that --help shows."""
+    for option in options:
         command = option(command)
     return command
+
+
+def run_options(command: F) -> F:
+    """--jobs, --max-memory and --quiet, for commands that read whole models."""
+    return _with(
+        command,
+        (
+            click.option(
+                "--jobs",
+                type=click.IntRange(1, 64),
+                help="Worker threads.  [default: processors, max 4]",
+            ),
+            click.option(
+                "--max-memory",
+                type=SIZE,
+                default="256MiB",
+                show_default=True,
+                help="Bytes of buffers, whatever the model's size.",
+            ),
+            click.option("--quiet", "-q", is_flag=True, help="No progress and no summary."),
+        ),
+    )
 
 
 def json_option(command: F) -> F:
@@ -68,52 +76,54 @@ def json_option(command: F) -> F:
 
 def layout_options(command: F) -> F:
     """--dtype, --weights, --shards and --max-shard-size, for commands that write a model."""
-    for option in (
-        click.option(
-            "--max-shard-size",
-            type=SIZE,
-            default="5GB",
-            show_default=True,
-            help="Largest file of an hf or safetensors layout.",
+    return _with(
+        command,
+        (
+            click.option(
+                "--max-shard-size",
+                type=SIZE,
+                default="5GB",
+                show_default=True,
+                help="Largest file of an hf or safetensors layout.",
+            ),
+            click.option(
+                "--shards",
+                type=click.IntRange(1, 1024),
+                help="Model-parallel files of a Meta layout.  [default: as officially released]",
+            ),
+            click.option(
+                "--weights",
+                type=click.Choice(["safetensors", "bin", "pth"]),
+                help="Container: safetensors or bin for hf, pth or safetensors for meta.",
+            ),
+            click.option(
+                "--dtype",
+                type=click.Choice(["keep", "bf16", "fp16", "fp32"]),
+                default="keep",
+                show_default=True,
+                help="Cast every weight; 'keep' leaves each as it is.",
+            ),
         ),
-        click.option(
-            "--shards",
-            type=click.IntRange(1, 1024),
-            help="Model-parallel files of a Meta layout.  [default: as officially released]",
-        ),
-        click.option(
-            "--weights",
-            type=click.Choice(["safetensors", "bin", "pth"]),
-            help="Container: safetensors or bin for hf, pth or safetensors for meta.",
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(["keep", "bf16", "fp16", "fp32"]),
-            default="keep",
-            show_default=True,
-            help="Cast every weight; 'keep' leaves each as it is.",
-        ),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 def tokenizer_checks(command: F) -> F:
     """--strict and --no-verify, for commands that convert a tokenizer."""
-    for option in (
-        click.option(
-            "--verify/--no-verify",
-            default=True,
-            help="Compare a converted tokenizer with its source, by the libraries of both.",
+    return _with(
+        command,
+        (
+            click.option(
+                "--verify/--no-verify",
+                default=True,
+                help="Compare a converted tokenizer with its source, by the libraries of both.",
+            ),
+            click.option(
+                "--strict",
+                is_flag=True,
+                help="Fail where the layout cannot hold the tokenizer exactly.",
+            ),
         ),
-        click.option(
-            "--strict",
-            is_flag=True,
-            help="Fail where the layout cannot hold the tokenizer exactly.",
-        ),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 def instruct_option(command: F) -> F:
@@ -128,18 +138,19 @@ def instruct_option(command: F) -> F:
 
 def tokenizer_options(command: F) -> F:
     """--tokenizer and --instruct, for commands that write a model; and their checks."""
-    for option in (
-        tokenizer_checks,
-        instruct_option,
-        click.option(
-            "--tokenizer",
-            type=SOURCE,
-            metavar="PATH|none",
-            help="Tokenizer to write.  [default: the one beside the weights]",
+    return _with(
+        command,
+        (
+            tokenizer_checks,
+            instruct_option,
+            click.option(
+                "--tokenizer",
+                type=SOURCE,
+                metavar="PATH|none",
+                help="Tokenizer to write.  [default: the one beside the weights]",
+            ),
         ),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 def force_option(command: F) -> F:

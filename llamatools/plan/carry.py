@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamatools.checkpoint import Checkpoint
-from llamatools.errors import BadInput, LlamatoolsError, NotRepresentable
+from llamatools.errors import BadInput, LlamatoolsError
 from llamatools.layouts.hf import HF
 from llamatools.text import safe
 from llamatools.tokenizer import hf_files, json_write
@@ -15,7 +15,7 @@ from llamatools.tokenizer.chat import chat_template
 from llamatools.tokenizer.combine import MODEL_NAME, TokenizerFiles
 from llamatools.tokenizer.forms import Written, to_hf, to_meta
 from llamatools.tokenizer.opening import open_folder, open_tokenizer
-from llamatools.tokenizer.proof import prove
+from llamatools.tokenizer.proof import settle
 from llamatools.tokenizer.sentencepiece_model import Roles
 from llamatools.tokenizer.versions import version_of_generation
 
@@ -68,8 +68,7 @@ def carry(source: Checkpoint, wishes: Wishes) -> Carried:
     if not given and (hf == (source.layout is HF) or not _has_tokenizer(source)):
         return Carried(instruct=wishes.instruct)
     try:
-        own = wishes.tokenizer is None
-        files = open_own(source) if own else open_given(source, str(wishes.tokenizer))
+        files = open_for(source, wishes.tokenizer)
         written = _write(source, files, hf=hf, instruct=wishes.instruct)
     except BadInput as e:
         if given or wishes.strict:
@@ -82,20 +81,17 @@ def _has_tokenizer(source: Checkpoint) -> bool:
     return bool({MODEL_NAME, json_write.NAME} & source.folder.names)
 
 
-def open_own(source: Checkpoint) -> TokenizerFiles:
-    """The tokenizer beside a model's weights."""
-    prefer = "json" if source.layout is HF else "model"
-    return open_folder(source.folder, version=_version(source), prefer=prefer)
+def open_for(source: Checkpoint, path: str | None) -> TokenizerFiles:
+    """A tokenizer for a model: that of a path, or the one beside its weights.
 
-
-def open_given(source: Checkpoint, path: str) -> TokenizerFiles:
-    """A tokenizer for a model: of a ranks file, with the special tokens of the model's version."""
-    return open_tokenizer(Path(path), version=_version(source))
-
-
-def _version(source: Checkpoint) -> str | None:
+    Ranks files get the special tokens of the model's version.
+    """
     version = version_of_generation(source.identity.generation.key)
-    return version.key if version else None
+    key = version.key if version else None
+    if path is not None:
+        return open_tokenizer(Path(path), version=key)
+    prefer = "json" if source.layout is HF else "model"
+    return open_folder(source.folder, version=key, prefer=prefer)
 
 
 def _write(source: Checkpoint, files: TokenizerFiles, *, hf: bool, instruct: bool) -> Written:
@@ -118,13 +114,9 @@ def _left_alone(error: LlamatoolsError) -> str:
 def _finish(
     source: Checkpoint, files: TokenizerFiles, written: Written, wishes: Wishes, *, given: bool
 ) -> Carried:
-    conflicts = [*files.conflicts, *_rows(source, written)]
-    if wishes.strict and (written.losses or conflicts):
-        raise NotRepresentable(
-            [f"tokenizer: {problem}" for problem in (*written.losses, *conflicts)],
-            hint="--strict allows no loss; without it the files are written, and say so",
-        )
-    checked = prove(files, written) if wishes.verify else None
+    rows = _rows(source, written)
+    checked = settle(files, written, strict=wishes.strict, verify=wishes.verify, conflicts=rows)
+    conflicts = (*files.conflicts, *rows)
     tokenizer = written.tokenizer
     notes = [f"tokenizer: {n}" for n in (*files.notes, *written.notes, *written.losses)]
     if checked is not None and checked.mismatches:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from llamatools.jsonio import dump_json
 from llamatools.text import count, listing
-from llamatools.tokenizer import hf_files, json_write, wire
+from llamatools.tokenizer import hf_files, json_write
 from llamatools.tokenizer.combine import MODEL_NAME, TokenizerFiles, read_base
 from llamatools.tokenizer.encoders import Encoder, json_encoder, meta_encoder
 from llamatools.tokenizer.ranks import Ranks
@@ -19,9 +19,9 @@ from llamatools.tokenizer.sentencepiece_model import (
     Kind,
     Piece,
     SentencePieceModel,
-    read_model,
+    extended,
 )
-from llamatools.tokenizer.tokenizer import Added, Tokenizer
+from llamatools.tokenizer.tokenizer import Tokenizer
 from llamatools.tokenizer.versions import VERSIONS, version_of_file
 
 
@@ -40,12 +40,7 @@ class Written:
         if json_write.NAME in self.documents:
             return json_encoder(self.documents[json_write.NAME])
         base = read_base(self.documents[MODEL_NAME], MODEL_NAME)
-        return meta_encoder(replace(self.tokenizer, base=base, added=_beyond(self.tokenizer, base)))
-
-
-def _beyond(tokenizer: Tokenizer, base: Ranks | SentencePieceModel) -> tuple[Added, ...]:
-    size = len(base.tokens if isinstance(base, Ranks) else base.pieces)
-    return tuple(a for a in tokenizer.added if a.id >= size)
+        return meta_encoder(replace(self.tokenizer, base=base))
 
 
 def source_encoder(files: TokenizerFiles) -> Encoder:
@@ -156,12 +151,10 @@ def to_meta(files: TokenizerFiles) -> Written:
 
 def _with_appended(model: SentencePieceModel, tokenizer: Tokenizer) -> SentencePieceModel:
     """Added tokens as pieces: special ones as control pieces, which text cannot spell."""
-    pieces = (
-        Piece(a.text, 0.0, Kind.CONTROL if a.special else Kind.USER_DEFINED)
-        for a in tokenizer.added
+    kinds = {True: Kind.CONTROL, False: Kind.USER_DEFINED}
+    return extended(
+        model, (Piece(a.text, 0.0, kinds[a.special]) for a in tokenizer.added), MODEL_NAME
     )
-    appended = b"".join(wire.field(1, p.encoded()) for p in pieces)
-    return read_model(model.encoded_pieces + appended + model.rest, MODEL_NAME)
 
 
 def _ranks_losses(tokenizer: Tokenizer, ranks: Ranks) -> list[str]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamatools.errors import BadInput
-from llamatools.tokenizer import wire
-from llamatools.tokenizer.sentencepiece_model import Piece, SentencePieceModel, read_model
+from llamatools.tokenizer.sentencepiece_model import Piece, SentencePieceModel, extended
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,5 @@ def merge(base: SentencePieceModel, extra: tuple[Piece, ...]) -> Merged:
     new = list(dict.fromkeys(p.text for p in extra if p.text not in known))
     if not new:
         raise BadInput("every piece of the second model is in the first: nothing to add")
-    appended = b"".join(wire.field(1, _plain(text)) for text in new)
-    model = read_model(base.encoded_pieces + appended + base.rest, "merged model")
+    model = extended(base, (Piece(text, 0.0) for text in new), "merged model")
     return Merged(model, len(new), len(extra) - len(new))
-
-
-def _plain(text: str) -> bytes:
-    return Piece(text, 0.0).encoded()

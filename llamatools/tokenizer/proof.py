@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from llamatools.errors import CheckFailed
+from collections.abc import Sequence
+
+from llamatools.errors import CheckFailed, NotRepresentable
 from llamatools.text import safe
 from llamatools.tokenizer.combine import TokenizerFiles
 from llamatools.tokenizer.compare import Comparison, Mismatch, compare
@@ -11,6 +13,27 @@ from llamatools.tokenizer.forms import Written, source_encoder
 
 _TOKENS = 4_000
 _FUZZ = 1_000
+
+
+def settle(
+    files: TokenizerFiles,
+    written: Written,
+    *,
+    strict: bool,
+    verify: bool,
+    conflicts: Sequence[str] = (),
+) -> Comparison | None:
+    """Whether what was made of a tokenizer may be published; how it compares, if it was compared.
+
+    `conflicts` are further ones than those of the files.
+    """
+    problems = (*written.losses, *files.conflicts, *conflicts)
+    if strict and problems:
+        raise NotRepresentable(
+            [f"tokenizer: {problem}" for problem in problems],
+            hint="--strict allows no loss; without it the files are written, and say so",
+        )
+    return prove(files, written) if verify else None
 
 
 def prove(files: TokenizerFiles, written: Written) -> Comparison:

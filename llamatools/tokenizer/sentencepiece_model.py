@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -127,6 +128,12 @@ def read_model(data: bytes, where: str) -> SentencePieceModel:
     )
     _check_pieces(model, where)
     return model
+
+
+def extended(model: SentencePieceModel, pieces: Iterable[Piece], where: str) -> SentencePieceModel:
+    """A model with more pieces after its own, and otherwise the bytes it had."""
+    appended = b"".join(wire.field(_PIECES, p.encoded()) for p in pieces)
+    return read_model(model.encoded_pieces + appended + model.rest, where)
 
 
 def read_pieces(data: bytes, where: str) -> tuple[Piece, ...]:

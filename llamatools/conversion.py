@@ -14,10 +14,11 @@ from llamatools.containers.base import InputFile
 from llamatools.engine.execute import DEFAULT_MEMORY, Resources, execute, resources
 from llamatools.engine.publish import check_paths, check_space, publish, staging, write_document
 from llamatools.engine.sink import io_failed
+from llamatools.history import NAME as MANIFEST
 from llamatools.jsonio import dump_json
-from llamatools.manifest import NAME as MANIFEST
 from llamatools.manifest import build_manifest
 from llamatools.plan.build import Options, plan_conversion
+from llamatools.plan.passes.merge import check_finite
 from llamatools.plan.plan import Plan
 
 _COPY_BYTES = 4 << 20
@@ -57,11 +58,15 @@ def prepare(
     jobs: int | None = None,
     max_memory: int = DEFAULT_MEMORY,
     force: bool = False,
+    amend: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> Prepared:
-    """Plan a conversion and check everything that can be checked before the first byte."""
+    """Plan a conversion and check everything that can be checked before the first byte.
+
+    `amend` is what a command that changes the model says of it in the plan.
+    """
     target = Path(out)
     check_paths(source.path, target, force=force)
-    plan = plan_conversion(source, options)
+    plan = amend(plan_conversion(source, options))
     return Prepared(source, target, options, plan, resources(plan, jobs, max_memory), force)
 
 
@@ -76,8 +81,9 @@ def run(prepared: Prepared, begin: Begin = lambda total: lambda done: None) -> d
             files[name] = len(data), blake3(data).hexdigest()
         for name in plan.travellers:
             files[name] = _copy(source.folder.path / name, folder / name)
-        progress = begin(sum(s.value.nbytes for s in plan.steps))
+        progress = begin(sum(s.value.nbytes for s in plan.work))
         outcome = execute(plan, prepared.limits, folder, progress)
+        check_finite(plan, outcome.counts)
         for f in plan.files:
             files[f.name] = f.layout.size, outcome.files[f.name]
         manifest = build_manifest(source, prepared.options, plan, outcome, files)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import sqrt
 
 from llamatools._version import __version__
 from llamatools.checkpoint import Checkpoint
 from llamatools.engine.digest import fingerprint
 from llamatools.engine.execute import Outcome
+from llamatools.history import merged_before
 from llamatools.plan.build import Options
 from llamatools.plan.passes.cast import casts
+from llamatools.plan.passes.exactsum import rounded
+from llamatools.plan.passes.merge import lost_share, merges
 from llamatools.plan.plan import Plan
 
-NAME = "llamatools.json"
 SCHEMA = "urn:llamatools:manifest:1"
 
 
@@ -31,13 +34,14 @@ def build_manifest(
         "$schema": SCHEMA,
         "tool": {"name": "llamatools", "version": __version__},
         "fingerprint": fingerprint(outcome.tensors),
-        "lossless": not casts(plan) and plan.vocabulary is None,
+        "lossless": not casts(plan) and plan.vocabulary is None and plan.merge is None,
         "source": {
             "layout": source.layout.name,
             "container": source.container,
             "files": [{"name": f.name, "bytes": f.size} for f in source.files],
             "buffers_dropped": list(source.dropped),
             "kv_copies": source.kv_copies,
+            "adapters": merged_before(source.folder),
             "checksums": {
                 "checked": outcome.records_checked,
                 "partial": outcome.records_partial,
@@ -49,6 +53,7 @@ def build_manifest(
         "notes": [*source.notes, *plan.notes],
         "tokenizer": plan.tokenizer,
         "vocabulary": plan.vocabulary,
+        "merge": merge_report(source, plan, outcome),
         "files": [
             {"name": name, "bytes": size, "blake3": digest}
             for name, (size, digest) in sorted(files.items())
@@ -64,6 +69,37 @@ def build_manifest(
         ],
         "casts": cast_report(plan, outcome),
     }
+
+
+def merge_report(source: Checkpoint, plan: Plan, outcome: Outcome) -> dict[str, object] | None:
+    """What was merged into what, and how much of it the rounding took: per tensor and in all."""
+    if plan.merge is None:
+        return None
+    tensors, total = [], {"change": 0, "lost": 0}
+    for merged in merges(plan):
+        counts = outcome.counts[merged.name]
+        total = {key: total[key] + counts.get(key, 0) for key in total}
+        tensors.append(
+            {
+                "name": merged.name,
+                "change": sqrt(rounded(counts.get("change", 0))),
+                "lost": lost_share(counts),
+            }
+        )
+    return {
+        **plan.merge,
+        "base_fingerprint": base_fingerprint(plan, outcome),
+        "change": sqrt(rounded(total["change"])),
+        "lost": lost_share(total),
+        "tensors": tensors,
+    }
+
+
+def base_fingerprint(plan: Plan, outcome: Outcome) -> str:
+    """The fingerprint of the source, whose tensors were digested while they were changed."""
+    return fingerprint(
+        {name: outcome.before.get(name) or outcome.tensors[name] for name in plan.source_names}
+    )
 
 
 def cast_report(plan: Plan, outcome: Outcome) -> list[dict[str, object]]:

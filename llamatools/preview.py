@@ -45,6 +45,7 @@ def preview(prepared: Prepared) -> dict[str, object]:
         "notes": [*source.notes, *plan.notes],
         "tokenizer": plan.tokenizer,
         "vocabulary": plan.vocabulary,
+        "merge": plan.merge,
         "steps": [
             {
                 "name": s.name,

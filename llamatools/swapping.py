@@ -51,16 +51,16 @@ def prepare_swap(
         )
     size = -(-new.tokenizer.size // swap.pad_to) * swap.pad_to
     match = match_rows(old.tokenizer, new.tokenizer, size)
-    prepared = prepare(
+    report = {"rows_before": rows, "rows": size, "extends": match.extends, **match.origins}
+    return prepare(
         _with_rows(source, match),
         out,
         replace(options, tokenizer=swap.tokenizer),
         jobs=jobs,
         max_memory=max_memory,
         force=force,
+        amend=lambda plan: replace(plan, vocabulary=report),
     )
-    report = {"rows_before": rows, "rows": size, "extends": match.extends, **match.origins}
-    return replace(prepared, plan=replace(prepared.plan, vocabulary=report))
 
 
 def _with_rows(source: Checkpoint, match: Match) -> Checkpoint:

@@ -14,6 +14,7 @@ from llamatools.cli import failures
 from llamatools.cli.convert import convert
 from llamatools.cli.fingerprint import fingerprint
 from llamatools.cli.inspect import inspect
+from llamatools.cli.merge_lora import merge_lora
 from llamatools.cli.tokenizer import tokenizer
 
 
@@ -27,7 +28,7 @@ def cli() -> None:
     """Detect, convert and fingerprint Llama checkpoints and their tokenizers, losslessly."""
 
 
-for _command in (convert, inspect, fingerprint, tokenizer):
+for _command in (convert, merge_lora, inspect, fingerprint, tokenizer):
     cli.add_command(_command)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -34,6 +35,49 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
 
 
 SIZE = Size()
+
+
+class DTypeName(click.Choice[str]):
+    """keep, bf16, fp16, fp32; torch's names for the same are taken, too."""
+
+    _LONG: ClassVar = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+    def __init__(self) -> None:
+        super().__init__(["keep", "bf16", "fp16", "fp32"])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(super().convert(self._LONG.get(value, value), param, ctx))
+
+
+DTYPE = DTypeName()
+
+
+class Weights(click.ParamType):  # type: ignore[type-arg]
+    """Numbers with commas between them."""
+
+    name = "weights"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            found = tuple(float(word) for word in value.split(","))
+        except ValueError:
+            found = (math.nan,)
+        if not all(map(math.isfinite, found)):
+            self.fail(f"{value!r} are not numbers; write them like 0.7,0.3", param, ctx)
+        return found
+
+
+WEIGHTS = Weights()
+
+TO_OPTION = click.option(
+    "--to",
+    type=click.Choice(["hf", "meta", "safetensors"]),
+    help="Layout to write.  [default: the model's own]",
+)
 
 SOURCE = click.Path(exists=False)
 
@@ -76,6 +120,15 @@ def json_option(command: F) -> F:
 
 def layout_options(command: F) -> F:
     """--dtype, --weights, --shards and --max-shard-size, for commands that write a model."""
+    return _layout_options(command, ("--weights", "--container"))
+
+
+def merge_layout_options(command: F) -> F:
+    """The same for commands to which weights are something else."""
+    return _layout_options(command, ("--container",))
+
+
+def _layout_options(command: F, container_flags: tuple[str, ...]) -> F:
     return _with(
         command,
         (
@@ -92,13 +145,14 @@ def layout_options(command: F) -> F:
                 help="Model-parallel files of a Meta layout.  [default: as officially released]",
             ),
             click.option(
-                "--weights",
+                *container_flags,
+                "weights",
                 type=click.Choice(["safetensors", "bin", "pth"]),
                 help="Container: safetensors or bin for hf, pth or safetensors for meta.",
             ),
             click.option(
                 "--dtype",
-                type=click.Choice(["keep", "bf16", "fp16", "fp32"]),
+                type=DTYPE,
                 default="keep",
                 show_default=True,
                 help="Cast every weight; 'keep' leaves each as it is.",

@@ -146,6 +146,7 @@ def show_plan(report: Report) -> None:
     console.print(table)
     _tokenizer(console, report["tokenizer"])
     _vocabulary(console, report["vocabulary"])
+    _merge(console, report["merge"])
     _remarks(console, report)
     console.print("[dim]nothing was written (--dry-run)[/]")
 
@@ -187,9 +188,35 @@ def show_conversion(out: str, report: Report) -> None:
     console.print(f"fingerprint {report['fingerprint']}")
     _tokenizer(console, report["tokenizer"])
     _vocabulary(console, report["vocabulary"])
+    _merge(console, report["merge"])
     if report["casts"]:
         _casts(console, report["casts"])
     _remarks(console, {**report, "buffers_dropped": report["source"]["buffers_dropped"]})
+
+
+_LOSS_WORTH_A_WARNING = 0.1
+
+
+def _merge(console: Console, m: Report | None) -> None:
+    """What is merged; and, once it is done, how much of it the type of the output took."""
+    if m is None:
+        return
+    table = pairs()
+    for a in m["adapters"]:
+        part = "" if a["weight"] is None else f"{a['weight']:g} of "
+        what = f"{part}{safe(a['name'])}: {a['kind']}, {count(a['modules'], 'module')}"
+        label_row(table, "merged", what)
+    console.print(table)
+    lost = m.get("lost")
+    if m.get("tensors") and lost is None:
+        console.print("[yellow]warning:[/] the adapters change nothing: all they add is zero")
+    elif lost is not None and lost > _LOSS_WORTH_A_WARNING:
+        console.print(
+            f"[yellow]warning:[/] rounding took {lost:.0%} of the change; "
+            "--dtype fp32 keeps all of it"
+        )
+    elif lost is not None:
+        console.print(f"[dim]rounding took {lost:.2%} of the change[/]")
 
 
 def _casts(console: Console, casts: list[Report]) -> None:

@@ -8,6 +8,7 @@ import click
 
 from llamatools.cli.options import (
     SOURCE,
+    TO_OPTION,
     force_option,
     json_option,
     layout_options,
@@ -20,11 +21,7 @@ from llamatools.cli.options import (
 @click.argument("model", type=SOURCE, metavar="MODEL")
 @click.argument("tokenizer", type=SOURCE, metavar="TOKENIZER")
 @click.argument("out", type=SOURCE, metavar="OUT")
-@click.option(
-    "--to",
-    type=click.Choice(["hf", "meta", "safetensors"]),
-    help="Layout to write.  [default: the model's own]",
-)
+@TO_OPTION
 @click.option(
     "--old-tokenizer",
     type=SOURCE,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,10 +20,12 @@ from llamatools.containers.base import StoredTensor
 from llamatools.engine.checksums import RecordChecks
 from llamatools.engine.digest import tensor_hasher
 from llamatools.engine.sink import Sink
+from llamatools.engine.threads import one_thread_each
 from llamatools.engine.turnstile import Stopped, Turnstile
 from llamatools.errors import LlamatoolsError, UsageError
 from llamatools.expr.bits import Bits, as_bytes, pairs_from_halves
 from llamatools.expr.context import Once, PlainContext
+from llamatools.expr.nodes import Expr, Witnessed
 from llamatools.plan.plan import Plan, Step, Target
 from llamatools.text import nbytes
 
@@ -72,6 +74,8 @@ class Outcome:
 
     tensors: dict[str, str] = field(default_factory=dict)
     """Canonical name -> BLAKE3 of the tensor as written."""
+    before: dict[str, str] = field(default_factory=dict)
+    """Canonical name -> BLAKE3 of the source's tensor, where the output has another or none."""
     files: dict[str, str] = field(default_factory=dict)
     """File name -> BLAKE3 of the file."""
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -86,14 +90,18 @@ class _Block:
     step: Step
     start: int
     stop: int
+    results: Once
+    """What the blocks of a step compute together; it goes with the last of them."""
 
 
 class _Worker(PlainContext):
     """Context for expressions: one thread's scratch memory, and the run's shared books."""
 
     def __init__(self, run: _Run) -> None:
-        super().__init__(run.limits.arena_bytes, run.results)
+        super().__init__(run.limits.arena_bytes)
         self._run = run
+        self._number = 0
+        self._passed = False
 
     def read(self, tensor: StoredTensor, offset: int, out: Bits) -> None:
         super().read(tensor, offset, out)
@@ -102,6 +110,20 @@ class _Worker(PlainContext):
 
     def note(self, key: str, counts: Mapping[str, int]) -> None:
         self._run.note(key, counts)
+
+    def witness(self, name: str, value: Expr, start: int, block: Bits) -> None:
+        self._passed = True
+        with self._run.before_turn.turn(self._number):
+            self._run.digest_before(name, value, start, block)
+
+    @contextmanager
+    def filling(self, block: _Block) -> Iterator[None]:
+        """While a block is computed; whoever saw no source tensor in it lets the next one pass."""
+        self.results, self._number, self._passed = block.results, block.number, False
+        yield
+        if not self._passed:
+            with self._run.before_turn.turn(block.number):
+                pass
 
 
 def _size(block: Bits) -> tuple[int, int]:
@@ -113,7 +135,7 @@ class _Run:
     def __init__(self, plan: Plan, limits: Resources, progress: Progress) -> None:
         self.limits = limits
         self.checks = RecordChecks()
-        self.results = Once()
+        self.before_turn = Turnstile()
         self.outcome = Outcome()
         self.sinks: list[Sink] = []
         self._plan = plan
@@ -123,6 +145,7 @@ class _Run:
         self._tensor_turn = Turnstile()
         self._file_turn = Turnstile()
         self._hasher: blake3 | None = None
+        self._before: blake3 | None = None
         self._failures: list[BaseException] = []
 
     def open_sinks(self, folder: Path | None) -> None:
@@ -132,10 +155,12 @@ class _Run:
 
     def _enumerate(self) -> Iterator[_Block]:
         number = 0
-        for step in self._plan.steps:
+        for step in self._plan.work:
             height = self._plan.block_rows(step, self.limits.block_bytes)
+            results = Once()
             for start in range(0, step.value.rows, height):
-                yield _Block(number, step, start, min(start + height, step.value.rows))
+                stop = min(start + height, step.value.rows)
+                yield _Block(number, step, start, stop, results)
                 number += 1
 
     def note(self, key: str, counts: Mapping[str, int]) -> None:
@@ -165,6 +190,7 @@ class _Run:
         self.stop()
 
     def stop(self) -> None:
+        self.before_turn.stop()
         self._tensor_turn.stop()
         self._file_turn.stop()
 
@@ -178,7 +204,8 @@ class _Run:
         value = block.step.value
         rows = block.stop - block.start
         with worker.scratch(rows, value.columns, value.dtype) as canonical, ExitStack() as stack:
-            value.fill(canonical, block.start, worker)
+            with worker.filling(block):
+                value.fill(canonical, block.start, worker)
             with self._tensor_turn.turn(block.number):
                 self._digest_tensor(block, canonical)
             pieces = self._pieces(block, canonical, worker, stack)
@@ -189,8 +216,18 @@ class _Run:
                     self.sinks[target.file].digest(target.slot, piece)
         self._progress(rows * value.row_bytes)
 
+    def digest_before(self, name: str, value: Expr, start: int, block: Bits) -> None:
+        if start == 0:
+            self._before = tensor_hasher(value.dtype, value.shape)
+        assert self._before is not None
+        self._before.update(as_bytes(block))
+        if start + len(block) == value.rows:
+            self.outcome.before[name] = self._before.hexdigest()
+
     def _digest_tensor(self, block: _Block, canonical: Bits) -> None:
         value = block.step.value
+        if isinstance(value, Witnessed):  # of a tensor that the output does not have
+            return
         if block.start == 0:
             self._hasher = tensor_hasher(value.dtype, value.shape)
         assert self._hasher is not None
@@ -249,10 +286,11 @@ def execute(
     threads = [threading.Thread(target=run.work, daemon=True) for _ in range(limits.jobs)]
     try:
         run.open_sinks(folder)
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        with one_thread_each() if plan.computes else nullcontext():
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
         run.raise_failure()
         return run.finish()
     finally:

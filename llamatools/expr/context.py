@@ -12,7 +12,7 @@ from llamatools.containers.base import StoredTensor
 from llamatools.dtypes import DType
 from llamatools.expr.arena import Arena
 from llamatools.expr.bits import Bits, as_bytes
-from llamatools.expr.nodes import T
+from llamatools.expr.nodes import Expr, T
 
 
 class Once:
@@ -39,7 +39,7 @@ class Once:
 class PlainContext:
     def __init__(self, capacity: int, results: Once | None = None) -> None:
         self._arena = Arena(capacity)
-        self._results = results or Once()
+        self.results = results or Once()
 
     def read(self, tensor: StoredTensor, offset: int, out: Bits) -> None:
         tensor.file.read_into(as_bytes(out), offset)
@@ -50,5 +50,8 @@ class PlainContext:
     def note(self, key: str, counts: Mapping[str, int]) -> None:
         """Statistics are nobody's interest here."""
 
+    def witness(self, name: str, value: Expr, start: int, block: Bits) -> None:
+        """Nor are digests."""
+
     def once(self, key: object, make: Callable[[], T]) -> T:
-        return self._results.get(key, make)
+        return self.results.get(key, make)

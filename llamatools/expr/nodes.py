@@ -39,8 +39,15 @@ class Context(Protocol):
         """Add counts to the run's statistics under `key`."""
         ...
 
+    def witness(self, name: str, value: Expr, start: int, block: Bits) -> None:
+        """Take note of a tensor's rows from `start` on, as they are before a pass changes them.
+
+        A run is shown every row of a tensor, in order, by the blocks of one step.
+        """
+        ...
+
     def once(self, key: object, make: Callable[[], T]) -> T:
-        """The result of `make`, called once in a run for this very object, equal ones aside.
+        """The result of `make`, called once in a step for this very object, equal ones aside.
 
         Other workers that ask meanwhile wait. Where `make` fails, all get its exception.
         """
@@ -75,6 +82,11 @@ class Expr(ABC):
     def granule(self) -> int:
         """Blocks begin and end at multiples of this many rows."""
         return max((i.granule for i in self.inputs), default=1)
+
+    @property
+    def computes(self) -> bool:
+        """Whether values are computed, not moved alone."""
+        return any(i.computes for i in self.inputs)
 
     @property
     def rows(self) -> int:
@@ -284,6 +296,28 @@ class ToHalves(Unary):
 
     def describe(self) -> str:
         return f"halves[{self.heads}]({self.x.describe()})"
+
+
+@dataclass(frozen=True)
+class Witnessed(Unary):
+    """`x` as it is, shown to the run: what a pass is about to change has a digest, too."""
+
+    name: str
+
+    def fill(self, out: Bits, start: int, ctx: Context) -> None:
+        self.x.fill(out, start, ctx)
+        ctx.witness(self.name, self, start, out)
+
+    def scratch_bytes(self, rows: int) -> int:
+        return self.x.scratch_bytes(rows)
+
+    def describe(self) -> str:
+        return self.x.describe()
+
+
+def bare(value: Expr) -> Expr:
+    """An expression that nobody watches."""
+    return value.x if isinstance(value, Witnessed) else value
 
 
 def concat(axis: int, parts: tuple[Expr, ...]) -> Expr:

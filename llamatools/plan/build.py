@@ -11,7 +11,7 @@ from llamatools.canonical import tensors as canonical_tensors
 from llamatools.checkpoint import Checkpoint
 from llamatools.dtypes import BF16, F16, F32, DType
 from llamatools.errors import UsageError
-from llamatools.expr.nodes import Expr
+from llamatools.expr.nodes import Expr, bare
 from llamatools.layouts import meta_config
 from llamatools.layouts.hf import HF
 from llamatools.layouts.meta import META_2, META_3
@@ -35,6 +35,7 @@ from llamatools.plan.pack import (
     pack,
 )
 from llamatools.plan.passes.cast import cast
+from llamatools.plan.passes.merge import named
 from llamatools.plan.plan import Plan, PlannedFile, Step, Target
 
 DTYPES = {"bf16": BF16, "fp16": F16, "fp32": F32}
@@ -115,10 +116,10 @@ def _values(source: Checkpoint, options: Options, *, head: bool) -> dict[str, Ex
         order.append(HEAD)
     # A tied model stores its head, where a layout wants one, as a copy of the embedding.
     stored = {HEAD: source.values[EMBEDDING], **source.values}
-    values = {name: stored[name] for name in order}
-    if options.dtype == "keep":
-        return values
-    return {n: cast(n, v, DTYPES[options.dtype]) for n, v in values.items()}
+    values = {name: named(stored[name], name) for name in order}
+    if options.dtype != "keep":
+        values = {n: cast(n, v, DTYPES[options.dtype]) for n, v in values.items()}
+    return {n: bare(v) for n, v in values.items()}
 
 
 def _to_hf(source: Checkpoint, options: Options, carried: Carried) -> Plan:

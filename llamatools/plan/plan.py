@@ -76,10 +76,26 @@ class Plan:
     """What tokenizer was converted, and how it was checked; None where none was."""
     vocabulary: Mapping[str, object] | None = None
     """Where the rows of a new vocabulary come from; None where it is the source's."""
+    merge: Mapping[str, object] | None = None
+    """Which fine-tunes are merged, and how; None where there are none."""
+    unused: tuple[Step, ...] = ()
+    """The source's tensors that no step reads; they are digested, and written nowhere."""
+    source_names: tuple[str, ...] = ()
+    """The canonical tensors of a source that is changed, for its fingerprint."""
+
+    @property
+    def work(self) -> tuple[Step, ...]:
+        """Everything that is read and digested."""
+        return (*self.steps, *self.unused)
+
+    @property
+    def computes(self) -> bool:
+        """Whether numbers are reckoned with, or bytes moved alone."""
+        return any(s.value.computes for s in self.steps)
 
     @property
     def read_bytes(self) -> int:
-        return sum(t.nbytes for s in self.steps for t in s.value.reads())
+        return sum(t.nbytes for s in self.work for t in s.value.reads())
 
     @property
     def write_bytes(self) -> int:
@@ -94,6 +110,6 @@ class Plan:
     def peak(self, block_bytes: int) -> int:
         """Scratch bytes that one worker needs at most."""
         return max(
-            (s.memory(min(s.value.rows, self.block_rows(s, block_bytes))) for s in self.steps),
+            (s.memory(min(s.value.rows, self.block_rows(s, block_bytes))) for s in self.work),
             default=0,
         )

@@ -5,12 +5,13 @@ The arithmetic is torch's, block by block; round to nearest, ties to even.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llamatools.dtypes import DType
 from llamatools.expr.bits import Bits
 from llamatools.expr.nodes import Context, Expr, Unary
+from llamatools.plan.passes.merge import Merged
 from llamatools.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class Cast(Unary):
     @property
     def dtype(self) -> DType:
         return self.to
+
+    @property
+    def computes(self) -> bool:
+        return True
 
     def fill(self, out: Bits, start: int, ctx: Context) -> None:
         import torch
@@ -71,7 +76,9 @@ def cast_counts(before: torch.Tensor, after: torch.Tensor) -> dict[str, int]:
 
 
 def cast(name: str, value: Expr, to: DType) -> Expr:
-    """`value` in type `to`; itself where it already is."""
+    """`value` in type `to`; itself where it already is. What is merged is rounded once, to `to`."""
+    if isinstance(value, Merged):
+        return replace(value, to=to)
     return value if value.dtype == to else Cast(value, name, to)
 
 

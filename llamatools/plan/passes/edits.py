@@ -1,0 +1,278 @@
+"""Edits: what a fine-tune does to one tensor, as data; each knows how to do it to a few rows.
+
+A tensor is merged in tiles of whole rows, in fp32 or fp64. An edit takes a tile's numbers and
+returns others, of the type it was given. It never changes what it was given.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from llamatools.dtypes import DType
+from llamatools.expr.bits import Bits
+from llamatools.expr.nodes import Context, Expr
+
+if TYPE_CHECKING:
+    import torch
+
+_TILE = 1 << 18
+"""Elements computed at once: few enough to stay in a core's cache, from widening to rounding."""
+
+
+def tile_rows(columns: int) -> int:
+    """Rows computed at once; a power of two that follows from the shape alone.
+
+    Matrix products may round differently for another number of rows, so the tiles of a tensor are
+    the same whatever blocks it is streamed in.
+    """
+    return 1 << max(0, (_TILE // max(1, columns)).bit_length() - 1)
+
+
+def tiles(start: int, stop: int, columns: int) -> list[tuple[int, int]]:
+    """The tiles that rows start .. stop consist of."""
+    height = tile_rows(columns)
+    edges = [start, *range((start // height + 1) * height, stop, height), stop]
+    return [(a, b) for a, b in pairwise(edges) if a < b]
+
+
+def as_numbers(block: Bits, dtype: DType, wide: torch.dtype) -> torch.Tensor:
+    """Elements given as bits, as numbers of another type."""
+    import torch
+
+    return torch.from_numpy(block).view(getattr(torch, dtype.torch)).to(wide)
+
+
+def read_numbers(x: Expr, start: int, stop: int, ctx: Context, wide: torch.dtype) -> torch.Tensor:
+    """Rows start .. stop of an expression as numbers: (rows, columns)."""
+    with ctx.scratch(stop - start, x.columns, x.dtype) as block:
+        x.fill(block, start, ctx)
+        numbers = as_numbers(block, x.dtype, wide)
+        # Where the type was wide already, the numbers are still the scratch memory itself.
+        return numbers.clone() if x.dtype.torch == str(wide).removeprefix("torch.") else numbers
+
+
+@dataclass(frozen=True)
+class Edit(ABC):
+    """Base of all edits."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[Expr, ...]:
+        """What it reads besides the tensor it edits."""
+
+    @abstractmethod
+    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
+        """The edited rows start .. start + len(v). `base`: the rows before any edit."""
+
+    @abstractmethod
+    def describe(self, x: str) -> str:
+        """The edit of `x` in one line, for people."""
+
+    def memory(self, rows: int, columns: int, wide: int) -> int:
+        """Bytes it takes for a tile, its result included, at `wide` bytes a number."""
+        return rows * columns * wide + sum(
+            rows * i.columns * wide + i.scratch_bytes(rows) + rows * i.row_bytes
+            for i in self.inputs
+        )
+
+
+@dataclass(frozen=True)
+class LowRank(Edit):
+    """x + scale · left · right, with left (rows, r) and right (r, columns)."""
+
+    left: Expr
+    right: Expr
+    scale: float
+
+    @property
+    def inputs(self) -> tuple[Expr, ...]:
+        return (self.left, self.right)
+
+    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
+        import torch
+
+        right: torch.Tensor = ctx.once(self, lambda: self._scaled_right(ctx, v.dtype))
+        left = read_numbers(self.left, start, start + len(v), ctx, v.dtype)
+        return torch.addmm(v, left, right)
+
+    def _scaled_right(self, ctx: Context, wide: torch.dtype) -> torch.Tensor:
+        import torch
+
+        right = read_numbers(self.right, 0, self.right.rows, ctx, torch.float64)
+        return (right * self.scale).to(wide)
+
+    def describe(self, x: str) -> str:
+        return f"{x} + {self.scale:g} * {self.left.describe()} @ {self.right.describe()}"
+
+    def memory(self, rows: int, columns: int, wide: int) -> int:
+        right = self.right.rows * (columns * (2 * 8 + wide) + self.right.row_bytes)
+        left = rows * (self.left.columns * wide + self.left.row_bytes)
+        inner = max(self.left.scratch_bytes(rows), self.right.scratch_bytes(self.right.rows))
+        return rows * columns * wide + left + right + inner
+
+
+@dataclass(frozen=True)
+class Added(Edit):
+    """x + scale · y, with y of the shape of x; beyond y's rows, x as it is."""
+
+    y: Expr
+    scale: float = 1.0
+
+    @property
+    def inputs(self) -> tuple[Expr, ...]:
+        return (self.y,)
+
+    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
+        return v + read_numbers(self.y, start, start + len(v), ctx, v.dtype) * self.scale
+
+    def describe(self, x: str) -> str:
+        return f"{x} + {self.scale:g} * {self.y.describe()}"
+
+
+@dataclass(frozen=True)
+class Replaced(Edit):
+    """y in place of x."""
+
+    y: Expr
+
+    @property
+    def inputs(self) -> tuple[Expr, ...]:
+        return (self.y,)
+
+    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
+        return read_numbers(self.y, start, start + len(v), ctx, v.dtype)
+
+    def describe(self, x: str) -> str:
+        return self.y.describe()
+
+
+@dataclass(frozen=True)
+class PatchedRows(Edit):
+    """x with some of its rows replaced: row indices[j] by row j of `rows`."""
+
+    indices: tuple[int, ...]
+    rows: Expr
+
+    @property
+    def inputs(self) -> tuple[Expr, ...]:
+        return (self.rows,)
+
+    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
+        out = v.clone()
+        for j, row in enumerate(self.indices):
+            if start <= row < start + len(v):
+                out[row - start] = read_numbers(self.rows, j, j + 1, ctx, v.dtype)[0]
+        return out
+
+    def describe(self, x: str) -> str:
+        return f"{x} with {len(self.indices)} rows of {self.rows.describe()}"
+
+
+@dataclass(frozen=True)
+class RowLengths(Edit):
+    """Every row of x scaled to the length that `lengths` states (DoRA of linear layers)."""
+
+    lengths: Expr
+
+    @property
+    def inputs(self) -> tuple[Expr, ...]:
+        return (self.lengths,)
+
+    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
+        import torch
+
+        lengths = read_numbers(self.lengths, start, start + len(v), ctx, torch.float64)
+        norms = torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=torch.float64)
+        factors: torch.Tensor = (lengths / norms).to(v.dtype)
+        return v * factors
+
+    def describe(self, x: str) -> str:
+        return f"rows({x}) to lengths {self.lengths.describe()}"
+
+    def memory(self, rows: int, columns: int, wide: int) -> int:
+        return super().memory(rows, columns, wide) + rows * columns * 8
+
+
+@dataclass(frozen=True)
+class ColumnLengths(Edit):
+    """Every column of x scaled to the length that `lengths` states (DoRA of embeddings).
+
+    A column's norm takes all rows, so they are computed once before the first tile: `x` with the
+    edits `before` this one.
+    """
+
+    lengths: Expr
+    x: Expr
+    before: tuple[Edit, ...]
+
+    @property
+    def inputs(self) -> tuple[Expr, ...]:
+        return (self.lengths,)
+
+    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
+        factors: torch.Tensor = ctx.once(self, lambda: self._factors(ctx, v.dtype))
+        return v * factors
+
+    def _factors(self, ctx: Context, wide: torch.dtype) -> torch.Tensor:
+        """(1, columns): the wanted length over the length there is."""
+        import torch
+
+        squares = torch.zeros(self.x.columns, dtype=torch.float64)
+        for start, stop in tiles(0, self.x.rows, self.x.columns):
+            base = v = read_numbers(self.x, start, stop, ctx, wide)
+            for edit in self.before:
+                v = edit.apply(v, base, start, ctx)
+            squares += v.to(torch.float64).square_().sum(0)
+        lengths = read_numbers(self.lengths, 0, self.lengths.rows, ctx, torch.float64)
+        return (lengths.reshape(1, -1) / squares.sqrt_()).to(wide)
+
+    def describe(self, x: str) -> str:
+        return f"columns({x}) to lengths {self.lengths.describe()}"
+
+    def memory(self, rows: int, columns: int, wide: int) -> int:
+        tile = tile_rows(columns)
+        first = tile * (self.x.row_bytes + columns * (wide + 2 * 8)) + self.x.scratch_bytes(tile)
+        before = sum(e.memory(tile, columns, wide) for e in self.before)
+        vectors = self.lengths.rows * (self.lengths.row_bytes + 4 * 8)
+        return rows * columns * wide + first + before + vectors
+
+
+@dataclass(frozen=True)
+class Weighted(Edit):
+    """x + weight · (edited base - base): a part of what some edits do to the base alone."""
+
+    weight: float
+    edits: tuple[Edit, ...]
+
+    @property
+    def inputs(self) -> tuple[Expr, ...]:
+        return tuple(i for e in self.edits for i in e.inputs)
+
+    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
+        edited = base
+        for edit in self.edits:
+            edited = edit.apply(edited, base, start, ctx)
+        return v.add(edited - base, alpha=self.weight)
+
+    def describe(self, x: str) -> str:
+        inner = "base"
+        for edit in self.edits:
+            inner = edit.describe(inner)
+        return f"{x} + {self.weight:g} * ({inner} - base)"
+
+    def memory(self, rows: int, columns: int, wide: int) -> int:
+        return 2 * rows * columns * wide + sum(e.memory(rows, columns, wide) for e in self.edits)
+
+
+def weighted(weight: float, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
+    """A part of what edits do. Sums take the weight into their scale, which loses nothing."""
+    if weight == 1.0 and all(isinstance(e, LowRank | Added) for e in edits):
+        return edits
+    if all(isinstance(e, LowRank | Added) for e in edits):
+        return tuple(
+            replace(e, scale=e.scale * weight) for e in edits if isinstance(e, LowRank | Added)
+        )
+    return (Weighted(weight, edits),)

@@ -23,16 +23,27 @@ NAMES = (COPY, OURS_TO_HF, OURS_TO_META, "load-all-to-hf", "load-all-to-meta", S
 class Contender:
     """One command. The folder `out` does not exist when it starts.
 
-    `expected` is a checkpoint of the layout it writes.
+    `check`, with `out` after it, says whether what it wrote is right.
     """
 
     name: str
     argv: tuple[str, ...]
     source: Path
     out: Path
-    expected: Path
+    check: tuple[str, ...]
     rounds: int
     env: dict[str, str] = field(default_factory=dict)
+
+
+def same_as(expected: Path) -> tuple[str, ...]:
+    """A check for the very tensors of a checkpoint, which is of the layout that is written."""
+    return (sys.executable, str(_HERE / "same_tensors.py"), str(expected))
+
+
+def copy_of(folder: Path, out: Path, rounds: int) -> Contender:
+    """The yardstick: cp, and a sync of what it wrote."""
+    shell = ("sh", "-c", _COPY, str(folder), str(out))
+    return Contender(COPY, shell, folder, out, same_as(folder), rounds)
 
 
 def selected(names: Iterable[str], *, script: bool) -> list[str]:
@@ -67,14 +78,13 @@ def contender(
     program: tuple[str, ...]
     argv: tuple[str, ...]
     if name == COPY:
-        shell = ("sh", "-c", _COPY, str(meta), str(out))
-        return Contender(name, shell, meta, out, meta, rounds)
+        return copy_of(meta, out, rounds)
     if name == SCRIPT:
         program = (script_python or sys.executable, str(_HERE / "transformers_script.py"))
         # It writes an intermediate copy; that goes to the same disk.
         env = {"TMPDIR": str(runs), "HF_HUB_OFFLINE": "1"}
         argv = (*program, str(meta), str(out))
-        return Contender(name, argv, meta, out, hf, script_rounds, env)
+        return Contender(name, argv, meta, out, same_as(hf), script_rounds, env)
 
     who, _, target = name.partition("-to-")
     source, expected = (meta, hf) if target == "hf" else (hf, meta)
@@ -84,4 +94,4 @@ def contender(
     else:
         program = (sys.executable, str(_HERE / "load_all.py"))
         argv = (*program, f"to-{target}", shape.name, str(source), str(out))
-    return Contender(name, argv, source, out, expected, rounds)
+    return Contender(name, argv, source, out, same_as(expected), rounds)

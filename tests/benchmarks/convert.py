@@ -27,8 +27,8 @@ from shapes import SHAPES, Shape
 _HERE = Path(__file__).resolve().parent
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark of this folder takes."""
     default = Path(tempfile.gettempdir()) / "llamatools-benchmark"
     parser.add_argument(
         "--workdir",
@@ -40,15 +40,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--shape", default="1b", help=f"one or several of {','.join(SHAPES)} (default: 1b)"
     )
-    parser.add_argument("--only", default="", help="contenders or groups, e.g. cp,ours")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument(
+        "--once", action="store_true", help="no untimed rehearsal before each timed run"
+    )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_common_options(parser)
+    parser.add_argument("--only", default="", help="contenders or groups, e.g. cp,ours")
     parser.add_argument(
         "--script-python", help="a python with transformers 4.46.3, to time its script too"
     )
     parser.add_argument("--script-rounds", type=int, default=1, help="default: 1, it is slow")
-    parser.add_argument(
-        "--once", action="store_true", help="no untimed rehearsal before each timed run"
-    )
     given = parser.parse_args()
 
     given.shapes = given.shape.split(",")

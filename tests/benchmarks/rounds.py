@@ -13,8 +13,7 @@ from pathlib import Path
 from contenders import Contender
 from measure import ChildFailed, Run, run
 
-_HERE = Path(__file__).resolve().parent
-_REPOSITORY = _HERE.parents[1]
+_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -70,7 +69,7 @@ def _turn(
         outcome.failure = str(error)
         return
     if outcome.equal is None:
-        outcome.equal, outcome.comparison = _compare(contender.expected, contender.out)
+        outcome.equal, outcome.comparison = _check(contender)
 
 
 def _fresh(folder: Path) -> None:
@@ -89,8 +88,8 @@ def _warm(source: Path) -> None:
                 pass
 
 
-def _compare(expected: Path, actual: Path) -> tuple[bool, str]:
-    argv = [sys.executable, str(_HERE / "same_tensors.py"), str(expected), str(actual)]
+def _check(contender: Contender) -> tuple[bool, str]:
+    argv = [*contender.check, str(contender.out)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     lines = (done.stdout.strip() or done.stderr.strip()).splitlines() or ["no answer"]
     more = f" and {len(lines) - 3} lines more" if len(lines) > 3 else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.calls import call
-from support.tiny import Tensors, Tiny, as_bits
+from support.tiny import Tensors, Tiny, as_bits, finite
 from support.tiny_files import read_hf, read_meta, unequal, write_hf, write_meta
 from support.vocabularies import ranks, sentencepiece_model
 
@@ -20,14 +20,6 @@ from llamatools.tokenizer.sentencepiece_model import Piece, read_model
 
 SIZE = 420
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-def finite(model: Tiny) -> Tiny:
-    """Numbers in place of random bits, since NaN would swallow every mean."""
-    generator = torch.Generator().manual_seed(5)
-    drawn = {n: torch.randn(t.shape, generator=generator) for n, t in model.truth.items()}
-    model.__dict__["truth"] = {n: t.to(model.dtype) for n, t in drawn.items()}
-    return model
 
 
 def with_sentencepiece(folder: Path) -> Path:

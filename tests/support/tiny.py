@@ -112,6 +112,14 @@ class Tiny:
         return drawn.view(dtype)
 
 
+def finite(model: Tiny) -> Tiny:
+    """Numbers in place of random bits, since NaN would swallow every sum."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = {n: torch.randn(t.shape, generator=generator) for n, t in model.truth.items()}
+    model.__dict__["truth"] = {n: t.to(model.dtype) for n, t in drawn.items()}
+    return model
+
+
 def as_bits(t: torch.Tensor) -> torch.Tensor:
     """The tensor's elements as integers: equal where, and only where, the bytes are."""
     return t.contiguous().view(BITS[t.dtype])

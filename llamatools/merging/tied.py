@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from llamatools.adapters.part import Adapter, Part
 from llamatools.canonical import EMBEDDING, HEAD
+from llamatools.expr.nodes import Expr
 from llamatools.expr.probe import equal
 from llamatools.merging.fit import Names
 
@@ -24,12 +25,10 @@ def find(adapter: Adapter, names: Names, target: str) -> Part | None:
 def unties(adapter: Adapter, names: Names) -> bool:
     """Whether a tied model's embedding and head are two different matrices after this adapter."""
     embedding, head = (find(adapter, names, name) for name in (EMBEDDING, HEAD))
-    if adapter.keeps_tied:
-        return False
-    if embedding is None or head is None:
-        part = embedding or head
-        return part is not None and not _moves_both(part)
-    return not _same(embedding, head)
+    if embedding is not None and head is not None:
+        return not _agree(embedding, head)
+    part = embedding or head
+    return part is not None and not adapter.keeps_tied and not _moves_both(part)
 
 
 def _moves_both(part: Part) -> bool:
@@ -39,17 +38,42 @@ def _moves_both(part: Part) -> bool:
     return part.tokens is not None or (part.weight is not None and not part.trained)
 
 
-def _same(a: Part, b: Part) -> bool:
-    """Whether two parts put the same rows, or the same matrix, in place of what there is."""
-    if a.low_rank is not None or b.low_rank is not None:
+def _agree(a: Part, b: Part) -> bool:
+    """Whether two parts make the same matrix of the same one.
+
+    DoRA measures an embedding's columns and a head's rows, so that its two results differ.
+    """
+    if a.magnitude is not None or b.magnitude is not None:
         return False
-    if (a.tokens is None) != (b.tokens is None) or (a.weight is None) != (b.weight is None):
-        return False
-    if a.tokens is not None and b.tokens is not None:
-        same_rows = a.tokens[0] == b.tokens[0] and equal(a.tokens[1], b.tokens[1])
-        if not same_rows:
-            return False
-    return a.weight is None or b.weight is None or equal(a.weight, b.weight)
+    rows = [p.tokens and p.tokens[0] for p in (a, b)]
+    scales = [p.low_rank and p.low_rank.scale for p in (a, b)]
+    return (
+        rows[0] == rows[1]
+        and scales[0] == scales[1]
+        and all(map(_equal, _matrices(a), _matrices(b)))
+    )
+
+
+def _matrices(part: Part) -> tuple[Expr | None, ...]:
+    low = part.low_rank
+    return (
+        part.weight,
+        low.left if low else None,
+        low.right if low else None,
+        part.tokens[1] if part.tokens else None,
+    )
+
+
+def _equal(a: Expr | None, b: Expr | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return equal(a, b)
+
+
+def shared_start(adapter: Adapter, names: Names) -> Expr | None:
+    """A matrix that goes along with an adapter in place of the base's: of head and embedding."""
+    parts = (find(adapter, names, name) for name in (EMBEDDING, HEAD))
+    return next((p.weight for p in parts if p and p.weight is not None and not p.trained), None)
 
 
 def as_one(adapter: Adapter, names: Names) -> Adapter:

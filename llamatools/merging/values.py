@@ -13,7 +13,7 @@ from llamatools.errors import BadInput
 from llamatools.expr.nodes import Expr, Witnessed
 from llamatools.merging.chain import Chain, advance
 from llamatools.merging.fit import Names, misfits
-from llamatools.merging.tied import as_one, unties
+from llamatools.merging.tied import as_one, shared_start, unties
 from llamatools.plan.passes.cast import cast
 from llamatools.plan.passes.merge import Merged
 from llamatools.plan.plan import Step
@@ -54,7 +54,9 @@ class _State:
         """One adapter more."""
         if self._tied and unties(adapter, self._names):
             self._tied = False
-            self._chains[HEAD] = self._chains[EMBEDDING]
+            start = shared_start(adapter, self._names)
+            both = self._chains[EMBEDDING] if start is None else Chain(start)
+            self._chains[EMBEDDING] = self._chains[HEAD] = both
         elif self._tied:
             adapter = as_one(adapter, self._names)
         shapes = {name: chain.shape for name, chain in self._chains.items()}

@@ -63,9 +63,10 @@ def prepare_merge(
         check_paths(Path(path), Path(out), force=force)
     adapters = [open_adapter(path) for path in merge.adapters]
     _check_new(base, adapters, merge)
-    notes = [*_complete(base, adapters), *_other_bases(base, adapters)]
+    notes = _complete(base, adapters)
     edited = merge_values(base, adapters, merge.weights)
-    tokenizer, more = _tokenizer(base, edited.checkpoint, merge, options)
+    tokenizer, doubts = _tokenizer(base, edited.checkpoint, merge, options)
+    conflicts = (*base.conflicts, *_other_bases(base, adapters), *doubts)
 
     def amend(plan: Plan) -> Plan:
         return replace(
@@ -76,7 +77,7 @@ def prepare_merge(
         )
 
     return prepare(
-        replace(edited.checkpoint, notes=(*base.notes, *notes, *more)),
+        replace(edited.checkpoint, notes=(*base.notes, *notes), conflicts=conflicts),
         out,
         replace(options, tokenizer=tokenizer),
         jobs=jobs,
@@ -159,7 +160,7 @@ def _other_bases(base: Checkpoint, adapters: Sequence[Adapter]) -> list[str]:
         ours.add(stated.rstrip("/").rpartition("/")[2])
     known = {name.lower() for name in ours}
     return [
-        f"warning: adapter {safe(a.name)} was trained on {safe(a.base_model)}; "
+        f"adapter {safe(a.name)} was trained on {safe(a.base_model)}; "
         f"the base here is {listing(sorted(ours))}"
         for a in adapters
         if a.base_model and a.base_model.rstrip("/").rpartition("/")[2].lower() not in known
@@ -169,19 +170,17 @@ def _other_bases(base: Checkpoint, adapters: Sequence[Adapter]) -> list[str]:
 def _tokenizer(
     base: Checkpoint, merged: Checkpoint, merge: Merge, options: Options
 ) -> tuple[str | None, list[str]]:
-    """The tokenizer to write: of the adapter that changed the vocabulary, unless one is given."""
+    """The tokenizer to write: an adapter's, where the vocabulary changes; and what is doubtful."""
     if options.tokenizer is not None:
         return options.tokenizer, []
     holders = [p for p in merge.adapters if {MODEL_NAME, json_write.NAME} & scan(Path(p)).names]
     if merged.spec.vocab_size == base.spec.vocab_size:
         return None, []
     if holders:
-        return _folder(holders[-1]), [
-            f"tokenizer: the one beside adapter {safe(Path(holders[-1]).name)}"
-        ]
+        return _folder(holders[-1]), []
     return None, [
-        "warning: the vocabulary changes its size, and no adapter brings a tokenizer; "
-        "--tokenizer names one"
+        f"the vocabulary changes from {base.spec.vocab_size:,} to {merged.spec.vocab_size:,} rows, "
+        "and no adapter brings a tokenizer; --tokenizer names one"
     ]
 
 

@@ -76,9 +76,14 @@ def cast_counts(before: torch.Tensor, after: torch.Tensor) -> dict[str, int]:
 
 
 def cast(name: str, value: Expr, to: DType) -> Expr:
-    """`value` in type `to`; itself where it already is. What is merged is rounded once, to `to`."""
+    """`value` in type `to`; itself where it already is.
+
+    What was to be rounded to another type is rounded to `to` instead, and so only once.
+    """
     if isinstance(value, Merged):
         return replace(value, to=to)
+    if isinstance(value, Cast):
+        return cast(name, value.x, to)
     return value if value.dtype == to else Cast(value, name, to)
 
 

@@ -207,16 +207,19 @@ def _merge(console: Console, m: Report | None) -> None:
         what = f"{part}{safe(a['name'])}: {a['kind']}, {count(a['modules'], 'module')}"
         label_row(table, "merged", what)
     console.print(table)
-    lost = m.get("lost")
-    if m.get("tensors") and lost is None:
-        console.print("[yellow]warning:[/] the adapters change nothing: all they add is zero")
-    elif lost is not None and lost > _LOSS_WORTH_A_WARNING:
-        console.print(
-            f"[yellow]warning:[/] rounding took {lost:.0%} of the change; "
-            "--dtype fp32 keeps all of it"
-        )
-    elif lost is not None:
-        console.print(f"[dim]rounding took {lost:.2%} of the change[/]")
+    tensors = m.get("tensors")
+    if not tensors:
+        return
+    lost = m["lost"]
+    if lost is None:
+        console.print("[yellow]warning:[/] nothing changes: all that is added is zero")
+        return
+    most = max(tensors, key=lambda t: t["lost"] or 0.0)
+    text = f"rounding took {lost:.2%} of the change, {most['lost']:.2%} in {most['name']}"
+    if lost > _LOSS_WORTH_A_WARNING:
+        console.print(f"[yellow]warning:[/] {text}; --dtype fp32 keeps all of it")
+    else:
+        console.print(f"[dim]{text}[/]")
 
 
 def _casts(console: Console, casts: list[Report]) -> None:

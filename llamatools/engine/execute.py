@@ -286,7 +286,7 @@ def execute(
     threads = [threading.Thread(target=run.work, daemon=True) for _ in range(limits.jobs)]
     try:
         run.open_sinks(folder)
-        with one_thread_each() if plan.computes else nullcontext():
+        with one_thread_each() if plan.multiplies else nullcontext():
             for t in threads:
                 t.start()
             for t in threads:

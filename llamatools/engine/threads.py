@@ -1,4 +1,7 @@
-"""Workers are threads already: arithmetic within one of them uses no others."""
+"""Workers are threads already: matrix products within one of them use no others.
+
+So sums are added in one order, and processors are not fought over.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Threads that begin meanwhile reckon alone, so that sums are added in one order."""
-    import torch
+    """While this lasts, numpy multiplies in the thread that asks."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threadpool_limits(1, user_api="blas"):
         yield
-    finally:
-        torch.set_num_threads(before)

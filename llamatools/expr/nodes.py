@@ -84,9 +84,9 @@ class Expr(ABC):
         return max((i.granule for i in self.inputs), default=1)
 
     @property
-    def computes(self) -> bool:
-        """Whether values are computed, not moved alone."""
-        return any(i.computes for i in self.inputs)
+    def multiplies(self) -> bool:
+        """Whether matrices are multiplied on the way."""
+        return any(i.multiplies for i in self.inputs)
 
     @property
     def rows(self) -> int:

@@ -89,9 +89,9 @@ class Plan:
         return (*self.steps, *self.unused)
 
     @property
-    def computes(self) -> bool:
-        """Whether numbers are reckoned with, or bytes moved alone."""
-        return any(s.value.computes for s in self.steps)
+    def multiplies(self) -> bool:
+        """Whether any value is a product of matrices."""
+        return any(s.value.multiplies for s in self.steps)
 
     @property
     def read_bytes(self) -> int:

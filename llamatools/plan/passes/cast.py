@@ -33,10 +33,6 @@ class Cast(Unary):
     def dtype(self) -> DType:
         return self.to
 
-    @property
-    def computes(self) -> bool:
-        return True
-
     def fill(self, out: Bits, start: int, ctx: Context) -> None:
         import torch
 

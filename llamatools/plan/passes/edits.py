@@ -9,14 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Any
 
-from llamatools.dtypes import DType
-from llamatools.expr.bits import Bits
+import numpy as np
+
 from llamatools.expr.nodes import Context, Expr
+from llamatools.expr.numbers import Numbers, read_numbers
 
-if TYPE_CHECKING:
-    import torch
+_F64 = np.dtype(np.float64)
 
 _TILE = 1 << 18
 """Elements computed at once: few enough to stay in a core's cache, from widening to rounding."""
@@ -38,22 +38,6 @@ def tiles(start: int, stop: int, columns: int) -> list[tuple[int, int]]:
     return [(a, b) for a, b in pairwise(edges) if a < b]
 
 
-def as_numbers(block: Bits, dtype: DType, wide: torch.dtype) -> torch.Tensor:
-    """Elements given as bits, as numbers of another type."""
-    import torch
-
-    return torch.from_numpy(block).view(getattr(torch, dtype.torch)).to(wide)
-
-
-def read_numbers(x: Expr, start: int, stop: int, ctx: Context, wide: torch.dtype) -> torch.Tensor:
-    """Rows start .. stop of an expression as numbers: (rows, columns)."""
-    with ctx.scratch(stop - start, x.columns, x.dtype) as block:
-        x.fill(block, start, ctx)
-        numbers = as_numbers(block, x.dtype, wide)
-        # Where the type was wide already, the numbers are still the scratch memory itself.
-        return numbers.clone() if x.dtype.torch == str(wide).removeprefix("torch.") else numbers
-
-
 @dataclass(frozen=True)
 class Edit(ABC):
     """Base of all edits."""
@@ -64,7 +48,7 @@ class Edit(ABC):
         """What it reads besides the tensor it edits."""
 
     @abstractmethod
-    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
+    def apply(self, v: Numbers, base: Numbers, start: int, ctx: Context) -> Numbers:
         """The edited rows start .. start + len(v). `base`: the rows before any edit."""
 
     @abstractmethod
@@ -91,18 +75,17 @@ class LowRank(Edit):
     def inputs(self) -> tuple[Expr, ...]:
         return (self.left, self.right)
 
-    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
-        import torch
-
-        right: torch.Tensor = ctx.once(self, lambda: self._scaled_right(ctx, v.dtype))
+    def apply(self, v: Numbers, base: Numbers, start: int, ctx: Context) -> Numbers:
+        right: Numbers = ctx.once(self, lambda: self._scaled_right(ctx, v.dtype))
         left = read_numbers(self.left, start, start + len(v), ctx, v.dtype)
-        return torch.addmm(v, left, right)
+        product: Numbers = left @ right
+        product += v
+        return product
 
-    def _scaled_right(self, ctx: Context, wide: torch.dtype) -> torch.Tensor:
-        import torch
-
-        right = read_numbers(self.right, 0, self.right.rows, ctx, torch.float64)
-        return (right * self.scale).to(wide)
+    def _scaled_right(self, ctx: Context, wide: np.dtype[Any]) -> Numbers:
+        right = read_numbers(self.right, 0, self.right.rows, ctx, _F64)
+        right *= self.scale
+        return right.astype(wide, copy=False)
 
     def describe(self, x: str) -> str:
         return f"{x} + {self.scale:g} * {self.left.describe()} @ {self.right.describe()}"
@@ -125,8 +108,11 @@ class Added(Edit):
     def inputs(self) -> tuple[Expr, ...]:
         return (self.y,)
 
-    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
-        return v + read_numbers(self.y, start, start + len(v), ctx, v.dtype) * self.scale
+    def apply(self, v: Numbers, base: Numbers, start: int, ctx: Context) -> Numbers:
+        y = read_numbers(self.y, start, start + len(v), ctx, v.dtype)
+        y *= v.dtype.type(self.scale)
+        y += v
+        return y
 
     def describe(self, x: str) -> str:
         return f"{x} + {self.scale:g} * {self.y.describe()}"
@@ -142,7 +128,7 @@ class Replaced(Edit):
     def inputs(self) -> tuple[Expr, ...]:
         return (self.y,)
 
-    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
+    def apply(self, v: Numbers, base: Numbers, start: int, ctx: Context) -> Numbers:
         return read_numbers(self.y, start, start + len(v), ctx, v.dtype)
 
     def describe(self, x: str) -> str:
@@ -160,8 +146,8 @@ class PatchedRows(Edit):
     def inputs(self) -> tuple[Expr, ...]:
         return (self.rows,)
 
-    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
-        out = v.clone()
+    def apply(self, v: Numbers, base: Numbers, start: int, ctx: Context) -> Numbers:
+        out: Numbers = v.copy()
         for j, row in enumerate(self.indices):
             if start <= row < start + len(v):
                 out[row - start] = read_numbers(self.rows, j, j + 1, ctx, v.dtype)[0]
@@ -181,13 +167,12 @@ class RowLengths(Edit):
     def inputs(self) -> tuple[Expr, ...]:
         return (self.lengths,)
 
-    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
-        import torch
-
-        lengths = read_numbers(self.lengths, start, start + len(v), ctx, torch.float64)
-        norms = torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=torch.float64)
-        factors: torch.Tensor = (lengths / norms).to(v.dtype)
-        return v * factors
+    def apply(self, v: Numbers, base: Numbers, start: int, ctx: Context) -> Numbers:
+        lengths = read_numbers(self.lengths, start, start + len(v), ctx, _F64)
+        norms = np.sqrt(np.square(v, dtype=_F64).sum(axis=1, keepdims=True))
+        with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros has no direction
+            factors = (lengths / norms).astype(v.dtype)
+            return np.asarray(v * factors)
 
     def describe(self, x: str) -> str:
         return f"rows({x}) to lengths {self.lengths.describe()}"
@@ -212,22 +197,22 @@ class ColumnLengths(Edit):
     def inputs(self) -> tuple[Expr, ...]:
         return (self.lengths,)
 
-    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
-        factors: torch.Tensor = ctx.once(self, lambda: self._factors(ctx, v.dtype))
-        return v * factors
+    def apply(self, v: Numbers, base: Numbers, start: int, ctx: Context) -> Numbers:
+        factors: Numbers = ctx.once(self, lambda: self._factors(ctx, v.dtype))
+        with np.errstate(invalid="ignore"):
+            return np.asarray(v * factors)
 
-    def _factors(self, ctx: Context, wide: torch.dtype) -> torch.Tensor:
+    def _factors(self, ctx: Context, wide: np.dtype[Any]) -> Numbers:
         """(1, columns): the wanted length over the length there is."""
-        import torch
-
-        squares = torch.zeros(self.x.columns, dtype=torch.float64)
+        squares = np.zeros(self.x.columns)
         for start, stop in tiles(0, self.x.rows, self.x.columns):
             base = v = read_numbers(self.x, start, stop, ctx, wide)
             for edit in self.before:
                 v = edit.apply(v, base, start, ctx)
-            squares += v.to(torch.float64).square_().sum(0)
-        lengths = read_numbers(self.lengths, 0, self.lengths.rows, ctx, torch.float64)
-        return (lengths.reshape(1, -1) / squares.sqrt_()).to(wide)
+            squares += np.square(v, dtype=_F64).sum(axis=0)
+        lengths = read_numbers(self.lengths, 0, self.lengths.rows, ctx, _F64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((lengths.reshape(1, -1) / np.sqrt(squares)).astype(wide))
 
     def describe(self, x: str) -> str:
         return f"columns({x}) to lengths {self.lengths.describe()}"
@@ -251,11 +236,14 @@ class Weighted(Edit):
     def inputs(self) -> tuple[Expr, ...]:
         return tuple(i for e in self.edits for i in e.inputs)
 
-    def apply(self, v: torch.Tensor, base: torch.Tensor, start: int, ctx: Context) -> torch.Tensor:
+    def apply(self, v: Numbers, base: Numbers, start: int, ctx: Context) -> Numbers:
         edited = base
         for edit in self.edits:
             edited = edit.apply(edited, base, start, ctx)
-        return v.add(edited - base, alpha=self.weight)
+        change = edited - base
+        change *= v.dtype.type(self.weight)
+        change += v
+        return change
 
     def describe(self, x: str) -> str:
         inner = "base"

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isfinite, lcm, sqrt
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from llamatools.dtypes import F32, DType
 from llamatools.errors import CheckFailed
 from llamatools.expr.bits import Bits
 from llamatools.expr.nodes import Context, Expr, Unary
-from llamatools.plan.passes.edits import Edit, as_numbers, tile_rows, tiles
+from llamatools.expr.numbers import Numbers, as_numbers, round_into
+from llamatools.plan.passes.edits import Edit, tile_rows, tiles
 from llamatools.plan.passes.exactsum import exact, rounded
 from llamatools.plan.plan import Plan
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Merged(Unary):
         return self.to
 
     @property
-    def computes(self) -> bool:
+    def multiplies(self) -> bool:
         return True
 
     @property
@@ -54,15 +53,12 @@ class Merged(Unary):
                 self._merge(block[here], out[here], first, ctx)
 
     def _merge(self, before: Bits, after: Bits, start: int, ctx: Context) -> None:
-        import torch
-
-        wide = torch.float64 if self.to == F32 else torch.float32
+        wide = np.dtype(np.float64 if self.to == F32 else np.float32)
         v = base = as_numbers(before, self.x.dtype, wide)
         for edit in self.edits:
             v = edit.apply(v, base, start, ctx)
-        result = torch.from_numpy(after).view(getattr(torch, self.to.torch))
-        result.copy_(v)
-        ctx.note(self.name, _counts(base, v, result))
+        round_into(v, self.to, after)
+        ctx.note(self.name, _counts(base, v, as_numbers(after, self.to, wide)))
 
     def scratch_bytes(self, rows: int) -> int:
         wide = 8 if self.to == F32 else 4
@@ -82,17 +78,16 @@ class Merged(Unary):
         return f"{self.to}({text})"
 
 
-def _counts(base: torch.Tensor, exactly: torch.Tensor, result: torch.Tensor) -> dict[str, int]:
+def _counts(base: Numbers, exactly: Numbers, result: Numbers) -> dict[str, int]:
     """Squares of the change and of what rounding took from it; and what is no number any more."""
-    import torch
-
-    change = (exactly - base).view(-1)
-    error = torch.sub(exactly, result).view(-1)
-    changed, lost = (float(torch.dot(t, t)) for t in (change, error))
-    counts = {"values": result.numel()}
+    counts = {"values": result.size}
+    with np.errstate(invalid="ignore", over="ignore"):
+        change = (exactly - base).ravel()
+        error = (exactly - result).ravel()
+        changed, lost = (float(np.dot(t, t)) for t in (change, error))
     if isfinite(changed) and isfinite(lost):
         return {**counts, "change": exact(changed), "lost": exact(lost)}
-    return {**counts, "not_finite": int((~torch.isfinite(result)).sum())}
+    return {**counts, "not_finite": int(np.count_nonzero(~np.isfinite(result)))}
 
 
 def merges(plan: Plan) -> list[Merged]:

@@ -132,10 +132,6 @@ class NewRows(Unary):
     def shape(self) -> tuple[int, ...]:
         return (len(self.table), *self.x.shape[1:])
 
-    @property
-    def computes(self) -> bool:
-        return True
-
     def fill(self, out: Bits, start: int, ctx: Context) -> None:
         for first, stop, old in self.table.runs(start, start + len(out)):
             rows = out[first - start : stop - start]

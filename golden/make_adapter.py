@@ -12,6 +12,7 @@ rank and alpha.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -57,9 +58,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = get_peft_model(load_base(Path(folder) / "base"), config)
         train(model)
-        model.peft_config["default"].base_model_name_or_path = None
         model.save_pretrained(out, save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)
+    config_json = out / "adapter_config.json"
+    # PEFT puts the folder of a moment here.
+    said = json.loads(config_json.read_text()) | {"base_model_name_or_path": None}
+    said["target_modules"] = sorted(said["target_modules"])
+    config_json.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n")
     asked = load_file(BASE / "golden.safetensors")
     tokens, positions = asked["tokens"], asked["positions"]
     with torch.no_grad():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llamatools.errors import LlamatoolsError
     from llamatools.fingerprints import Fingerprint, differences, fingerprint
     from llamatools.inspection import inspect
+    from llamatools.merging.prepare import Merge, prepare_merge
     from llamatools.plan.build import Options, plan_conversion
     from llamatools.plan.plan import Plan
     from llamatools.reading import read_tensor
@@ -39,6 +40,7 @@ _HOMES = {
     "Checkpoint": "checkpoint",
     "Fingerprint": "fingerprints",
     "LlamatoolsError": "errors",
+    "Merge": "merging.prepare",
     "ModelSpec": "spec",
     "Options": "plan.build",
     "Plan": "plan.plan",
@@ -56,6 +58,7 @@ _HOMES = {
     "open_tokenizer": "tokenizer.opening",
     "plan_conversion": "plan.build",
     "prepare": "conversion",
+    "prepare_merge": "merging.prepare",
     "prepare_swap": "swapping",
     "read_tensor": "reading",
     "run": "conversion",
@@ -65,6 +68,7 @@ __all__ = [
     "Checkpoint",
     "Fingerprint",
     "LlamatoolsError",
+    "Merge",
     "ModelSpec",
     "Options",
     "Plan",
@@ -83,6 +87,7 @@ __all__ = [
     "open_tokenizer",
     "plan_conversion",
     "prepare",
+    "prepare_merge",
     "prepare_swap",
     "read_tensor",
     "run",

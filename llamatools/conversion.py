@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import fsync
 from pathlib import Path
@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from llamatools.checkpoint import Checkpoint, open_checkpoint
 from llamatools.containers.base import InputFile
-from llamatools.engine.execute import DEFAULT_MEMORY, Resources, execute, resources
+from llamatools.engine.execute import DEFAULT_MEMORY, Outcome, Resources, execute, resources
 from llamatools.engine.publish import check_paths, check_space, publish, staging, write_document
 from llamatools.engine.sink import io_failed
 from llamatools.history import NAME as MANIFEST
@@ -28,6 +28,14 @@ _DOCUMENT_RESERVE = 1 << 20
 Begin = Callable[[int], Callable[[int], None]]
 """Called with the bytes of model data to come; returns what takes note of bytes done."""
 
+Report = Callable[[Outcome, Mapping[str, tuple[int, str]]], dict[str, object]]
+"""Called with what a run found out and its files, name -> (bytes, BLAKE3); returns what to say of
+them in a document. Where it raises, nothing is published."""
+
+
+def _hold_nothing(outcome: Outcome) -> None:
+    """For commands that promise no more than any conversion."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -39,6 +47,10 @@ class Prepared:
     plan: Plan
     limits: Resources
     force: bool
+    origin: Checkpoint | None = None
+    """Whose weights are changed, where the files that go along are another checkpoint's."""
+    check: Callable[[Outcome], None] = _hold_nothing
+    """What the command promises of the result; raises CheckFailed where it does not hold."""
 
     @property
     def disk_needed(self) -> int:
@@ -72,24 +84,35 @@ def prepare(
 
 def run(prepared: Prepared, begin: Begin = lambda total: lambda done: None) -> dict[str, object]:
     """Write the output and publish it; returns its manifest."""
+    source, plan = prepared.source, prepared.plan
+
+    def manifest(outcome: Outcome, files: Mapping[str, tuple[int, str]]) -> dict[str, object]:
+        check_finite(plan, outcome.counts)
+        prepared.check(outcome)
+        return build_manifest(source, prepared.options, plan, outcome, files, prepared.origin)
+
+    return write(prepared, MANIFEST, manifest, begin)
+
+
+def write(prepared: Prepared, name: str, report: Report, begin: Begin) -> dict[str, object]:
+    """Write the output, with the report on it in the file `name`, and publish it."""
     plan, source = prepared.plan, prepared.source
     check_space(prepared.out, prepared.disk_needed)
     with staging(prepared.out) as folder:
         files: dict[str, tuple[int, str]] = {}
-        for name, data in plan.documents.items():
-            write_document(folder / name, data)
-            files[name] = len(data), blake3(data).hexdigest()
-        for name in plan.travellers:
-            files[name] = _copy(source.folder.path / name, folder / name)
+        for document, data in plan.documents.items():
+            write_document(folder / document, data)
+            files[document] = len(data), blake3(data).hexdigest()
+        for traveller in plan.travellers:
+            files[traveller] = _copy(source.folder.path / traveller, folder / traveller)
         progress = begin(sum(s.value.nbytes for s in plan.work))
         outcome = execute(plan, prepared.limits, folder, progress)
-        check_finite(plan, outcome.counts)
         for f in plan.files:
             files[f.name] = f.layout.size, outcome.files[f.name]
-        manifest = build_manifest(source, prepared.options, plan, outcome, files)
-        write_document(folder / MANIFEST, dump_json(manifest))
+        found = report(outcome, files)
+        write_document(folder / name, dump_json(found))
         publish(folder, prepared.out, force=prepared.force)
-    return manifest
+    return found
 
 
 def convert(

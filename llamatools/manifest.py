@@ -25,23 +25,27 @@ def build_manifest(
     plan: Plan,
     outcome: Outcome,
     files: Mapping[str, tuple[int, str]],
+    origin: Checkpoint | None = None,
 ) -> dict[str, object]:
     """The manifest of a finished run. `files`: name -> (bytes, BLAKE3), of every file written.
 
+    `origin`: whose weights were changed, where the source is not that checkpoint itself.
+
     It holds nothing that differs between two runs of one command: no times, no absolute paths.
     """
+    start = origin or source
     return {
         "$schema": SCHEMA,
         "tool": {"name": "llamatools", "version": __version__},
         "fingerprint": fingerprint(outcome.tensors),
         "lossless": not casts(plan) and plan.vocabulary is None and plan.merge is None,
         "source": {
-            "layout": source.layout.name,
-            "container": source.container,
-            "files": [{"name": f.name, "bytes": f.size} for f in source.files],
-            "buffers_dropped": list(source.dropped),
-            "kv_copies": source.kv_copies,
-            "adapters": merged_before(source.folder),
+            "layout": start.layout.name,
+            "container": start.container,
+            "files": [{"name": f.name, "bytes": f.size} for f in start.files],
+            "buffers_dropped": list(start.dropped),
+            "kv_copies": start.kv_copies,
+            "adapters": merged_before(start.folder),
             "checksums": {
                 "checked": outcome.records_checked,
                 "partial": outcome.records_partial,

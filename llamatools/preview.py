@@ -16,13 +16,14 @@ SCHEMA = "urn:llamatools:plan:1"
 def preview(prepared: Prepared) -> dict[str, object]:
     """The report that `convert --dry-run --json` prints; schemas/plan.json describes it."""
     plan, source, limits = prepared.plan, prepared.source, prepared.limits
+    start = prepared.origin or source
     return {
         "$schema": SCHEMA,
         "model": {"title": source.identity.title, **plan.spec.to_json()},
         "source": {
-            "layout": source.layout.name,
-            "container": source.container,
-            "files": len(source.files),
+            "layout": start.layout.name,
+            "container": start.container,
+            "files": len(start.files),
         },
         "out": str(prepared.out),
         "files": [

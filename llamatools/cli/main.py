@@ -25,7 +25,7 @@ from llamatools.cli.tokenizer import tokenizer
 )
 @click.version_option(__version__, prog_name="llamatools")
 def cli() -> None:
-    """Detect, convert and fingerprint Llama checkpoints and their tokenizers, losslessly."""
+    """Detect, convert, merge and fingerprint Llama checkpoints and their tokenizers."""
 
 
 for _command in (convert, merge_lora, inspect, fingerprint, tokenizer):

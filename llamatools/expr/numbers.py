@@ -41,7 +41,8 @@ def round_into(numbers: Numbers, dtype: DType, out: Bits) -> None:
         return
     bits = numbers.view(np.uint32)
     # Half a step, less the smallest part of it where the last bit kept is even.
-    carry = (bits >> 16) & 1
+    carry = bits >> 16
+    carry &= 1
     carry += 0x7FFF
     carry += bits
     carry >>= 16

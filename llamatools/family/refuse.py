@@ -23,6 +23,11 @@ class Mark:
 
 
 _MARKS = (
+    Mark(
+        "delta.layers.",
+        "an exact delta",
+        "a delta is not a model: llamatools apply-delta BASE DELTA OUT makes one",
+    ),
     Mark(".qweight", "GPTQ or AWQ quantised weights", _DEQUANTISE),
     Mark(".qzeros", "GPTQ or AWQ quantised weights", _DEQUANTISE),
     Mark(".g_idx", "GPTQ quantised weights", _DEQUANTISE),

@@ -15,7 +15,7 @@ from llamatools.conversion import Prepared, prepare
 from llamatools.engine.execute import DEFAULT_MEMORY
 from llamatools.engine.publish import check_paths
 from llamatools.errors import BadInput, Unsupported, UsageError
-from llamatools.history import merged_before
+from llamatools.history import check_new
 from llamatools.merging.fit import Names
 from llamatools.merging.values import merge_values
 from llamatools.opening.folder import scan
@@ -62,7 +62,8 @@ def prepare_merge(
     for path in merge.adapters:
         check_paths(Path(path), Path(out), force=force)
     adapters = [open_adapter(path) for path in merge.adapters]
-    _check_new(base, adapters, merge)
+    if not merge.allow_again:
+        check_new(base.folder, [(f"adapter {safe(a.name)}", a.digest) for a in adapters])
     notes = _complete(base, adapters)
     edited = merge_values(base, adapters, merge.weights)
     tokenizer, doubts = _tokenizer(base, edited.checkpoint, merge, options)
@@ -105,20 +106,6 @@ def _report(adapters: Sequence[Adapter], merge: Merge) -> dict[str, object]:
             for a, weight in zip(adapters, weights, strict=True)
         ]
     }
-
-
-def _check_new(base: Checkpoint, adapters: Sequence[Adapter], merge: Merge) -> None:
-    """BadInput where an adapter is in the base already, or is given twice."""
-    if merge.allow_again:
-        return
-    known = set(merged_before(base.folder))
-    problems = []
-    for a in adapters:
-        if a.digest in known:
-            problems.append(f"adapter {safe(a.name)} is merged already")
-        known.add(a.digest)
-    if problems:
-        raise BadInput(problems, hint="--allow-again merges it once more")
 
 
 def _complete(base: Checkpoint, adapters: Sequence[Adapter]) -> list[str]:

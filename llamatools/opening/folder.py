@@ -95,6 +95,11 @@ class Folder:
                 f"{where}: an adapter, not a model",
                 hint="convert its base model, and merge the adapter into it",
             )
+        if "llamatools-delta.json" in self.names:
+            return Unsupported(
+                f"{where}: an exact delta, not a model",
+                hint="llamatools apply-delta BASE DELTA OUT makes a model of it and its base",
+            )
         rejected = [n for n in self.rejected if n.endswith(ENDINGS)]
         if rejected:
             return self._not_files(rejected)

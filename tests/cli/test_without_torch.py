@@ -38,6 +38,12 @@ def test_convert(to: str, more: tuple[str, ...], meta: Path, tmp_path: Path) -> 
     assert not _imports_torch("convert", meta, tmp_path / "out", "--to", to, *more)
 
 
+def test_merging_an_adapter(tmp_path: Path) -> None:
+    golden = Path(__file__).parents[2] / "golden"
+    base, adapter = golden / "llama3-gqa/mp2", golden / "llama3-gqa-lora"
+    assert not _imports_torch("merge-lora", base, adapter, tmp_path / "out", "--to", "hf")
+
+
 def test_planning_a_cast(meta: Path, tmp_path: Path) -> None:
     arguments = ("convert", meta, tmp_path / "out", "--to", "hf", "--dtype", "fp32")
     assert not _imports_torch(*arguments, "--dry-run")

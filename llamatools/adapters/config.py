@@ -23,7 +23,7 @@ _WITHOUT_EFFECT = frozenset({
     "eva_config", "exclude_modules", "inference_mode", "init_lora_weights", "layers_pattern",
     "layers_to_transform", "loftq_config", "lora_dropout", "lora_ga_config", "megatron_core",
     "peft_type", "peft_version", "qalora_group_size", "revision", "runtime_config",
-    "target_modules", "task_type", "velora_config", "merge_weights", "enable_lora",
+    "target_modules", "task_type", "velora_config", "merge_weights",
 })  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from llamatools.errors import Unsupported
 from llamatools.text import listing, safe
 
 _DEQUANTISE = "start from the unquantised release: quantised weights cannot be converted losslessly"
+_MERGE = "merge it into its base model: llamatools merge-lora BASE ADAPTER OUT"
 _LLAMA_ONLY = "llamatools handles dense, text-only Llama models"
 
 
@@ -44,12 +45,12 @@ _MARKS = (
     Mark(
         "lora_A",
         "LoRA adapter tensors",
-        "an adapter is not a model: convert its base model, and merge the adapter into it",
+        _MERGE,
     ),
     Mark(
         "lora_embedding_A",
         "LoRA adapter tensors",
-        "an adapter is not a model: convert its base model, and merge the adapter into it",
+        _MERGE,
     ),
     Mark("vision_", "a Llama 3.2 vision model", _LLAMA_ONLY),
     Mark("cross_attention_layers", "a Llama 3.2 vision model", _LLAMA_ONLY),

@@ -93,7 +93,7 @@ class Folder:
         if any(n.startswith(("adapter_config.", "adapter_model.")) for n in self.names):
             return Unsupported(
                 f"{where}: an adapter, not a model",
-                hint="convert its base model, and merge the adapter into it",
+                hint="merge it into its base model: llamatools merge-lora BASE ADAPTER OUT",
             )
         if "llamatools-delta.json" in self.names:
             return Unsupported(

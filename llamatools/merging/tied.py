@@ -28,14 +28,16 @@ def unties(adapter: Adapter, names: Names) -> bool:
     if embedding is not None and head is not None:
         return not _agree(embedding, head)
     part = embedding or head
-    return part is not None and not adapter.keeps_tied and not _moves_both(part)
+    return part is not None and not adapter.keeps_tied and not _moves_both(part, embedding)
 
 
-def _moves_both(part: Part) -> bool:
-    """Single rows, and a matrix that merely goes along, are the model's own: head and embedding."""
+def _moves_both(part: Part, embedding: Part | None) -> bool:
+    """Rows of the embedding, and a matrix that merely goes along, are the head's as well."""
     if part.low_rank is not None:
         return False
-    return part.tokens is not None or (part.weight is not None and not part.trained)
+    if part.tokens is not None:
+        return part is embedding
+    return part.weight is not None and not part.trained
 
 
 def _agree(a: Part, b: Part) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llamatools.expr.nodes import Context, Expr
 from llamatools.expr.numbers import Numbers, read_numbers
@@ -148,10 +150,20 @@ class PatchedRows(Edit):
 
     def apply(self, v: Numbers, base: Numbers, start: int, ctx: Context) -> Numbers:
         out: Numbers = v.copy()
-        for j, row in enumerate(self.indices):
-            if start <= row < start + len(v):
-                out[row - start] = read_numbers(self.rows, j, j + 1, ctx, v.dtype)[0]
+        first, last = np.searchsorted(self._sorted, (start, start + len(v)))
+        for j in self._order[first:last].tolist():
+            row = read_numbers(self.rows, j, j + 1, ctx, v.dtype)
+            out[self.indices[j] - start] = row[0]
         return out
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        """Positions in `indices`, by the row that stands there."""
+        return np.argsort(np.array(self.indices, np.int64), kind="stable")
+
+    @cached_property
+    def _sorted(self) -> NDArray[np.int64]:
+        return np.array(self.indices, np.int64)[self._order]
 
     def describe(self, x: str) -> str:
         return f"{x} with {len(self.indices)} rows of {self.rows.describe()}"

@@ -54,10 +54,11 @@ class Merged(Unary):
 
     def _merge(self, before: Bits, after: Bits, start: int, ctx: Context) -> None:
         wide = np.dtype(np.float64 if self.to == F32 else np.float32)
-        v = base = as_numbers(before, self.x.dtype, wide)
-        for edit in self.edits:
-            v = edit.apply(v, base, start, ctx)
-        round_into(v, self.to, after)
+        with np.errstate(invalid="ignore", over="ignore"):  # what comes of it is counted
+            v = base = as_numbers(before, self.x.dtype, wide)
+            for edit in self.edits:
+                v = edit.apply(v, base, start, ctx)
+            round_into(v, self.to, after)
         ctx.note(self.name, _counts(base, v, as_numbers(after, self.to, wide)))
 
     def scratch_bytes(self, rows: int) -> int:

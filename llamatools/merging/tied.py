@@ -28,16 +28,16 @@ def unties(adapter: Adapter, names: Names) -> bool:
     if embedding is not None and head is not None:
         return not _agree(embedding, head)
     part = embedding or head
-    return part is not None and not adapter.keeps_tied and not _moves_both(part, embedding)
-
-
-def _moves_both(part: Part, embedding: Part | None) -> bool:
-    """Rows of the embedding, and a matrix that merely goes along, are the head's as well."""
-    if part.low_rank is not None:
+    if part is None:
         return False
-    if part.tokens is not None:
-        return part is embedding
-    return part.weight is not None and not part.trained
+    if part.tokens is not None and part.low_rank is None:
+        return part is head  # PEFT gives the head the embedding's rows, never the reverse
+    return not (adapter.keeps_tied or _goes_along(part))
+
+
+def _goes_along(part: Part) -> bool:
+    """A matrix that was saved since it has another size is both the embedding and the head."""
+    return part.low_rank is None and part.weight is not None and not part.trained
 
 
 def _agree(a: Part, b: Part) -> bool:

@@ -88,7 +88,9 @@ def _counts(base: Numbers, exactly: Numbers, result: Numbers) -> dict[str, int]:
         changed, lost = (float(np.dot(t, t)) for t in (change, error))
     if isfinite(changed) and isfinite(lost):
         return {**counts, "change": exact(changed), "lost": exact(lost)}
-    return {**counts, "not_finite": int(np.count_nonzero(~np.isfinite(result)))}
+    # Before rounding, too: to bf16 some NaN become numbers.
+    finite = np.isfinite(exactly) & np.isfinite(result)
+    return {**counts, "not_finite": int(np.count_nonzero(~finite))}
 
 
 def merges(plan: Plan) -> list[Merged]:

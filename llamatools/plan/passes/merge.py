@@ -17,7 +17,7 @@ from llamatools.errors import CheckFailed
 from llamatools.expr.bits import Bits
 from llamatools.expr.nodes import Context, Expr, Unary
 from llamatools.expr.numbers import Numbers, as_numbers, round_into
-from llamatools.plan.passes.edits import Edit, tile_rows, tiles
+from llamatools.plan.passes.edits import Edit, memory_of, tile_rows, tiles
 from llamatools.plan.passes.exactsum import exact, rounded
 from llamatools.plan.plan import Plan
 
@@ -64,7 +64,7 @@ class Merged(Unary):
     def scratch_bytes(self, rows: int) -> int:
         wide = 8 if self.to == F32 else 4
         tile = min(rows, tile_rows(self.columns))
-        edits = sum(e.memory(tile, self.columns, wide) for e in self.edits)
+        edits = memory_of(self.edits, tile, self.columns, wide)
         # Beside the edits' results: the base's numbers, the change, the error.
         return super().scratch_bytes(rows) + 3 * tile * self.columns * wide + edits
 

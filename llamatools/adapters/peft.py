@@ -40,7 +40,10 @@ def read_parts(tensors: Iterable[StoredTensor], config: Config) -> dict[str, Par
     problems: list[str] = []
     parts = {m: _part(m, roles, config, problems) for m, roles in modules.items()}
     if problems:
-        raise BadInput(problems[:20], hint="was the adapter saved whole?")
+        raise BadInput(
+            problems[:20],
+            hint="the file and its config contradict each other, or it was not saved whole",
+        )
     return parts
 
 

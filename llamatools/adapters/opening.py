@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from llamatools.adapters import config as peft_config
+from llamatools.adapters import litgpt, mlx, torchtune
 from llamatools.adapters.part import Adapter
 from llamatools.adapters.peft import read_parts
 from llamatools.adapters.scan import digest
@@ -23,7 +25,7 @@ class Format:
 
     name: str
     files: tuple[str, ...]
-    """Names of its weight file, preferred first."""
+    """Names of its weight file, or patterns of such, preferred first."""
     recognise: Callable[[Folder], bool]
     read: Callable[[Folder, Container], Adapter]
 
@@ -51,7 +53,13 @@ def _read_peft(folder: Folder, container: Container) -> Adapter:
 
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
-FORMATS = (Format("PEFT", PEFT_FILES, _is_peft, _read_peft),)
+# The first to recognise a folder has it. torchtune's own file lies beside its export to PEFT.
+FORMATS = (
+    Format("torchtune", torchtune.FILES, torchtune.recognise, torchtune.read),
+    Format("litgpt", litgpt.FILES, litgpt.recognise, litgpt.read),
+    Format("mlx-lm", mlx.FILES, mlx.recognise, mlx.read),
+    Format("PEFT", PEFT_FILES, _is_peft, _read_peft),
+)
 
 
 def open_adapter(path: str | Path) -> Adapter:
@@ -91,7 +99,7 @@ def _recognise(folder: Folder) -> tuple[Format, str]:
     for form in FORMATS:
         if not form.recognise(folder):
             continue
-        names = [n for n in form.files if n in folder.names]
+        names = [n for p in form.files for n in sorted(folder.names) if fnmatchcase(n, p)]
         if folder.chosen is not None:
             names = [n for n in names if n == folder.chosen] or [folder.chosen]
         if not names:
@@ -101,7 +109,9 @@ def _recognise(folder: Folder) -> tuple[Format, str]:
             )
         return form, names[0]
     found = listing(sorted(folder.names)) or "no files"
-    hint = f"expected {peft_config.NAME} and {' or '.join(PEFT_FILES)}"
+    hint = f"expected {peft_config.NAME} and {' or '.join(PEFT_FILES)}, or the files of " + listing(
+        form.name for form in FORMATS[:-1]
+    )
     data = folder.json(peft_config.NAME) if peft_config.NAME in folder.names else None
     if data is not None:
         raise BadInput(f"{safe(folder.path / peft_config.NAME)}: peft_type is missing", hint=hint)

@@ -14,8 +14,10 @@ import pytest
 import torch
 from support.calls import Called, call
 from support.lora import LINEAR, PREFIX, RANK, factors, sums
+from support.merged import differ, merged
+from support.merged import refused as refused_on
 from support.tiny import Tensors, Tiny, finite
-from support.tiny_files import read_hf, write_hf, write_meta
+from support.tiny_files import write_hf, write_meta
 
 from llamatools.adapters.litgpt import MODEL as MODEL_FILE
 from llamatools.adapters.litgpt import SETTINGS
@@ -145,20 +147,6 @@ def plain(folder: Path, *modules: str, fused: str = SPLIT, **more: Any) -> Path:
     return write(folder, tensors, *modules, **more)
 
 
-def merged(base: Path, adapter: Path, out: Path) -> Tensors:
-    done = call("merge-lora", base, adapter, out, "--to", "hf", "--dtype", "fp32")
-    assert done.code == 0, done.err
-    return read_hf(out)
-
-
-def differ(found: Tensors, wanted: Tensors) -> list[str]:
-    return [
-        n
-        for n, t in wanted.items()
-        if not torch.allclose(found[n].double(), t, rtol=1e-6, atol=1e-7)
-    ]
-
-
 # --- what must come out ---------------------------------------------------------------------------
 
 TRAINED = [
@@ -258,13 +246,7 @@ def test_reported(tmp_path: Path) -> None:
 
 
 def refused(adapter: Path) -> Called:
-    base = write_hf(MODEL, adapter.parent / "base")
-    out = adapter.parent / "refused"
-    done = call("merge-lora", base, adapter, out)
-    assert done.code == 3, done.err
-    assert not out.exists()
-    assert "Traceback" not in done.err
-    return done
+    return refused_on(write_hf(MODEL, adapter.parent / "base"), adapter)
 
 
 def test_without_the_files_beside_it(tmp_path: Path) -> None:

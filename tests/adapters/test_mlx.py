@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import save_file
 from support.calls import Called, call, edit_json
 from support.lora import LINEAR, PREFIX, RANK, factors, sums
+from support.merged import differ, merged
+from support.merged import refused as refused_on
 from support.tiny import Tensors, Tiny, finite
-from support.tiny_files import read_hf, write_hf, write_meta
+from support.tiny_files import write_hf, write_meta
 
 MODEL = finite(Tiny(layers=3))
 TIED = finite(Tiny(layers=3, tied=True))
@@ -89,20 +91,6 @@ def write(folder: Path, tensors: Tensors, **changes: Any) -> Path:
 
 def plain(folder: Path, **changes: Any) -> Path:
     return write(folder, in_mlx(last(factors(MODEL, *LINEAR))), **changes)
-
-
-def merged(base: Path, adapter: Path, out: Path) -> Tensors:
-    done = call("merge-lora", base, adapter, out, "--to", "hf", "--dtype", "fp32")
-    assert done.code == 0, done.err
-    return read_hf(out)
-
-
-def differ(found: Tensors, wanted: Tensors) -> list[str]:
-    return [
-        n
-        for n, t in wanted.items()
-        if not torch.allclose(found[n].double(), t, rtol=1e-6, atol=1e-7)
-    ]
 
 
 def stretched(summed: Tensors, lengths: Tensors) -> Tensors:
@@ -253,13 +241,7 @@ def test_factors_the_wrong_way_round_are_seen(lower: str, tmp_path: Path) -> Non
 
 
 def refused(adapter: Path) -> Called:
-    base = write_hf(MODEL, adapter.parent / "base")
-    out = adapter.parent / "refused"
-    done = call("merge-lora", base, adapter, out)
-    assert done.code == 3, done.err
-    assert not out.exists()
-    assert "Traceback" not in done.err
-    return done
+    return refused_on(write_hf(MODEL, adapter.parent / "base"), adapter)
 
 
 def test_without_its_config(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.calls import Called, call, edit_json, tree
+from support.calls import call, edit_json, tree
 from support.lora import LINEAR, PREFIX, RANK, factors, sums
+from support.merged import differ, merged, refused
 from support.tiny import Tensors, Tiny, finite, in_pairs
 from support.tiny_files import read_hf, write_hf, write_meta
 
@@ -92,20 +93,6 @@ def bases(folder: Path, layout: str, model: Tiny = MODEL) -> Path:
 
 
 LAYOUTS = ["hf", "meta-1", "meta-2"]
-
-
-def merged(base: Path, adapter: Path, out: Path, *more: object) -> Tensors:
-    done = call("merge-lora", base, adapter, out, "--to", "hf", "--dtype", "fp32", *more)
-    assert done.code == 0, done.err
-    return read_hf(out)
-
-
-def differ(found: Tensors, wanted: Tensors) -> list[str]:
-    return [
-        n
-        for n, t in wanted.items()
-        if not torch.allclose(found[n].double(), t, rtol=1e-6, atol=1e-7)
-    ]
 
 
 def magnitudes(model: Tiny, tensors: Tensors) -> Tensors:
@@ -268,15 +255,6 @@ def test_of_several_epochs_the_last_is_exported(tmp_path: Path) -> None:
 
 
 # --- what is refused ------------------------------------------------------------------------------
-
-
-def refused(base: Path, adapter: Path) -> Called:
-    out = adapter.parent / "refused"
-    done = call("merge-lora", base, adapter, out)
-    assert done.code == 3, done.err
-    assert not out.exists()
-    assert "Traceback" not in done.err
-    return done
 
 
 def test_without_its_config(tmp_path: Path) -> None:

@@ -14,16 +14,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from llamatools.adapters.config import NAME, Config
+from llamatools.adapters.mlx_settings import (
+    DORA,
+    EXAMPLE,
+    FULL,
+    KINDS,
+    LORA,
+    Settings,
+    read_settings,
+)
 from llamatools.adapters.part import Adapter, LowRankPart, Part
 from llamatools.adapters.peft import read_parts, transposed
 from llamatools.containers.base import Container, StoredTensor
 from llamatools.errors import BadInput, Unsupported
 from llamatools.expr.held import Held, Transposed
 from llamatools.expr.nodes import Expr, Read
-from llamatools.jsonfields import Fields
 from llamatools.opening.folder import Folder
 from llamatools.text import count, listing, safe
 
@@ -31,46 +39,12 @@ FILES = ("adapters.safetensors",)
 _OLD_FILE = "adapters.npz"
 _MARKS = {"fine_tune_type", "lora_parameters", "lora_layers"}
 
-LORA, DORA, FULL = "lora", "dora", "full"
-_KINDS = {LORA: "LoRA", DORA: "DoRA", FULL: "full fine-tune"}
 _LEAVES = {
     LORA: ("lora_a", "lora_b"),
     DORA: ("lora_a", "lora_b", "m"),
     FULL: ("weight", "bias"),
 }
 _EMBEDDING = "embed_tokens"
-
-# What adapter_config.json says of training alone, in every release up to 0.32.
-_WITHOUT_EFFECT = frozenset({
-    "adapter_file", "adapter_path", "batch_size", "clear_cache_threshold", "config", "data",
-    "grad_accumulation_steps", "grad_checkpoint", "hf_dataset", "iters", "learning_rate",
-    "lr_schedule", "mask_prompt", "max_seq_length", "optimizer", "optimizer_config",
-    "project_name", "report_to", "resume_adapter_file", "save_every", "seed", "steps_per_eval",
-    "steps_per_report", "test", "test_batches", "train", "trust_remote_code", "val_batches",
-    "wandb",
-})  # fmt: skip
-_ASKED = frozenset({"fine_tune_type", "use_dora", "lora_parameters", "num_layers", "lora_layers",
-                    "model"})  # fmt: skip
-_PARAMETERS = frozenset({"rank", "scale", "alpha", "dropout", "keys"})
-
-
-_EXAMPLE = (
-    '{"fine_tune_type": "lora", "num_layers": LAYERS, '
-    '"lora_parameters": {"rank": RANK, "scale": SCALE}}'
-)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    where: str
-    kind: str
-    layers: int | None
-    """How many of the last layers were trained; none or less: all. None: not said."""
-    base: str | None
-    rank: int = 1
-    scale: float = 1.0
-    keys: tuple[str, ...] = ()
-    """Modules of a layer; empty: those that the release saw fit."""
 
 
 def recognise(folder: Folder) -> bool:
@@ -83,7 +57,7 @@ def recognise(folder: Folder) -> bool:
             f"{safe(folder.path)}: {_OLD_FILE}, as mlx-lm wrote it until 0.5: the factors without "
             "their scale",
             hint="save it again with mx.save_safetensors as adapters.safetensors, and write "
-            f"{NAME} beside it: {_EXAMPLE}",
+            f"{NAME} beside it: {EXAMPLE}",
         )
     return FILES[0] in folder.names and folder.chosen in (None, *FILES)
 
@@ -93,9 +67,9 @@ def read(folder: Folder, container: Container) -> Adapter:
     if NAME not in folder.names:
         raise BadInput(
             f"{safe(folder.path)}: no {NAME}: the scale of the factors is in no other file",
-            hint=f"write it beside {FILES[0]}: {_EXAMPLE}",
+            hint=f"write it beside {FILES[0]}: {EXAMPLE}",
         )
-    settings = _read_settings(folder.json(NAME), safe(folder.path / NAME))
+    settings = read_settings(folder.json(NAME), safe(folder.path / NAME))
     tensors = {t.name: t for t in container.tensors.values()}
     allowed = _LEAVES[settings.kind]
     modules: dict[str, dict[str, StoredTensor]] = {}
@@ -116,7 +90,7 @@ def read(folder: Folder, container: Container) -> Adapter:
     return Adapter(
         name=folder.path.resolve().name,
         format="mlx-lm",
-        kind=_KINDS[settings.kind],
+        kind=KINDS[settings.kind],
         parts=_weights(modules) if settings.kind == FULL else _factors(modules, settings),
         file=container.file,
         # In mlx the head of a tied model is the embedding, with whatever was added to it.
@@ -140,7 +114,7 @@ def _read(tensors: Mapping[str, StoredTensor], leaf: str) -> Expr | None:
     return Read(tensors[leaf]) if leaf in tensors else None
 
 
-def _factors(modules: Modules, settings: _Settings) -> dict[str, Part]:
+def _factors(modules: Modules, settings: Settings) -> dict[str, Part]:
     """Checked by the reader of PEFT's, which has the same two factors the other way round."""
     config = Config(settings.where, settings.rank, 1.0, dora=settings.kind == DORA)
     parts = read_parts(_in_peft(modules), config)
@@ -184,7 +158,7 @@ _IN_LAYER = re.compile(
 )
 
 
-def _lacking(modules: Modules, settings: _Settings) -> list[str]:
+def _lacking(modules: Modules, settings: Settings) -> list[str]:
     """What the file should hold besides: mlx-lm trains the same modules in each of the last layers.
 
     `keys` may name modules that a Llama does not have, and mlx-lm then passes over them.
@@ -218,79 +192,3 @@ def _is_run(layers: Collection[int], wanted: int | None) -> bool:
     if wanted is None:
         return True
     return first == 0 if wanted <= 0 else number == wanted or (first == 0 and number < wanted)
-
-
-# --- settings -------------------------------------------------------------------------------------
-
-
-def _read_settings(data: Mapping[str, object], where: str) -> _Settings:
-    f = Fields(data, where)
-    kind = f.text("fine_tune_type") or (DORA if f.flag("use_dora") else LORA)
-    if kind not in _KINDS:
-        f.problems.append(
-            f"{where}: fine_tune_type: expected {listing(_KINDS)}, found {safe(kind)}"
-        )
-    layers = next((data[k] for k in ("num_layers", "lora_layers") if k in data), None)
-    if layers is not None and (isinstance(layers, bool) or not isinstance(layers, int)):
-        f.problems.append(f"{where}: num_layers: expected a whole number, found {safe(layers)}")
-        layers = None
-    _refuse_unknown(f, data, _WITHOUT_EFFECT | _ASKED, where)
-    settings = _Settings(where, kind, layers, base=f.text("model"))
-    inner = f.mapping("lora_parameters")
-    if kind != FULL:
-        f.require(lora_parameters=inner)
-        settings = _with_factors(settings, f, data, inner or {})
-    if f.problems:
-        raise BadInput(f.problems, hint=f"factors have their scale from it, as in {_EXAMPLE}")
-    return settings
-
-
-def _refuse_unknown(
-    f: Fields, data: Mapping[str, object], known: frozenset[str], where: str
-) -> None:
-    unknown = [k for k, v in data.items() if k not in known and v not in (None, False, "", [], {})]
-    if unknown:
-        f.problems.append(f"{where}: not known, so that merging may mean more: {listing(unknown)}")
-
-
-def _with_factors(
-    settings: _Settings, f: Fields, data: Mapping[str, object], inner: Mapping[str, object]
-) -> _Settings:
-    """With what lora_parameters says."""
-    where = f"{settings.where}: lora_parameters"
-    g = Fields(inner, where)
-    rank, scale, alpha = g.count("rank"), g.number("scale"), g.number("alpha")
-    if inner:
-        g.require(rank=rank, scale=scale)
-    _refuse_unknown(g, inner, _PARAMETERS, where)
-    keys = inner.get("keys") or []
-    if not isinstance(keys, list) or not all(isinstance(k, str) for k in keys):
-        g.problems.append(f"{where}: keys: expected a list of strings")
-        keys = []
-    f.problems += g.problems
-    if rank is None or scale is None:
-        return settings
-    scale = _times_alpha(scale, alpha, rank, data, where)
-    return replace(settings, rank=rank, scale=scale, keys=tuple(keys))
-
-
-def _times_alpha(
-    scale: float, alpha: float | None, rank: int, data: Mapping[str, object], where: str
-) -> float:
-    """What a·b is multiplied with.
-
-    alpha / rank was a factor until 0.14.1, and alpha was in the config still, for nothing, until
-    0.22. A config with num_layers is of 0.19 or later; with lora_layers and without use_dora, of
-    0.12 or before. Between them the releases cannot be told apart.
-    """
-    if alpha is None or alpha == rank or "num_layers" in data:
-        return scale
-    if "lora_layers" in data and "use_dora" not in data:
-        return scale * (alpha / rank)
-    product = scale * (alpha / rank)
-    raise Unsupported(
-        f"{where}: scale {scale:g} and alpha {alpha:g}: mlx-lm before 0.14.2 multiplied the scale "
-        "by alpha / rank, later ones do not, and nothing here tells which wrote it",
-        hint=f"remove alpha, and set scale to {product:.17g} if mlx-lm 0.14.1 or before trained "
-        f"the adapter; else leave it at {scale:.17g}",
-    )

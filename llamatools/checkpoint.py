@@ -205,8 +205,10 @@ def _check_layer_count(layout: Layout, claims: Claims, native: NativeTensors) ->
     numbers = {n[len(prefix) :].partition(".")[0] for n in native.tensors if n.startswith(prefix)}
     found = len(numbers)
     if claims.n_layers != found:
+        last = max(numbers, key=lambda n: (len(n), n), default="none")
         raise BadInput(
-            f"{claims.source}: {claims.n_layers} layers, but the files hold tensors of {found}",
+            f"{claims.source}: {claims.n_layers} layers, but the files hold tensors of {found}, "
+            f"the last of them {safe(last)}",
             hint="a file may be missing, or the config belongs to another model",
         )
 

@@ -18,7 +18,7 @@ from llamatools.history import NAME as MANIFEST
 from llamatools.jsonio import dump_json
 from llamatools.manifest import build_manifest
 from llamatools.plan.build import Options, plan_conversion
-from llamatools.plan.passes.merge import check_finite
+from llamatools.plan.passes.finite import check_finite, watched
 from llamatools.plan.plan import Plan
 
 _COPY_BYTES = 4 << 20
@@ -79,6 +79,9 @@ def prepare(
     target = Path(out)
     check_paths(source.path, target, force=force)
     plan = amend(plan_conversion(source, options))
+    wanted = options.check_finite
+    if wanted or (wanted is None and plan.merge is not None):
+        plan = watched(plan)
     return Prepared(source, target, options, plan, resources(plan, jobs, max_memory), force)
 
 

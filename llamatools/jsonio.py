@@ -10,21 +10,32 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
 from llamatools.errors import BadInput
 from llamatools.text import listing, nbytes, safe
 
-MAX_BYTES = 100_000_000
 MAX_DEPTH = 64
 _MAX_DIGITS = 20
 """As many as 2^64 has; Python's conversion of longer digit strings takes quadratic time."""
 
 _BOM = b"\xef\xbb\xbf"
 
-MAX_VALUES = 5_000_000
-"""A tokenizer.json of 400,000 merges has less than half; a value costs some 200 bytes of memory."""
+
+@dataclass(frozen=True)
+class Limits:
+    """How much JSON is read. A value takes up to 200 bytes of memory, a byte of text up to 10."""
+
+    nbytes: int
+    values: int
+
+
+TOKENIZER = Limits(100_000_000, 5_000_000)
+"""A tokenizer.json of 400,000 merges has less than half of either."""
+SETTINGS = Limits(16_000_000, 500_000)
+"""Configs, and lists of a checkpoint's tensors: fifty thousand of them."""
 
 _STRING = re.compile(rb'"[^"]*"')
 _BRACKETS = b"{}[]"
@@ -38,18 +49,18 @@ _LONE_SURROGATE = re.compile(
 
 
 def load_json(
-    data: bytes, where: str, *, max_bytes: int = MAX_BYTES, max_digits: int = _MAX_DIGITS
+    data: bytes, where: str, limits: Limits = TOKENIZER, *, max_digits: int = _MAX_DIGITS
 ) -> object:
     """The value that `data` spells.
 
     `where` names the source in messages. Raises BadInput for anything that is not strict JSON
     in UTF-8 without a BOM: duplicate keys, NaN and Infinity, integers of too many digits,
-    floats that overflow, lone surrogates, more than 64 levels of nesting, more than 5 million
-    values, or too many bytes.
+    floats that overflow, lone surrogates, more than 64 levels of nesting, more values or bytes
+    than `limits` allow.
     """
     try:
         return json.loads(
-            _checked_text(data, max_bytes),
+            _checked_text(data, limits),
             object_pairs_hook=_object,
             parse_int=partial(_integer, max_digits=max_digits),
             parse_float=_float,
@@ -64,10 +75,10 @@ def load_json(
 
 
 def load_json_object(
-    data: bytes, where: str, *, max_bytes: int = MAX_BYTES, max_digits: int = _MAX_DIGITS
+    data: bytes, where: str, limits: Limits = TOKENIZER, *, max_digits: int = _MAX_DIGITS
 ) -> dict[str, object]:
     """As load_json; raises BadInput too where the value is not an object."""
-    value = load_json(data, where, max_bytes=max_bytes, max_digits=max_digits)
+    value = load_json(data, where, limits, max_digits=max_digits)
     if not isinstance(value, dict):
         raise BadInput(f"{safe(where)}: expected a JSON object, found {_KINDS[type(value)]}")
     return value
@@ -89,26 +100,28 @@ _KINDS = {
 }
 
 
-def _checked_text(data: bytes, max_bytes: int) -> str:
+def _checked_text(data: bytes, limits: Limits) -> str:
     """What can be told before parsing; the parser never sees what would hurt it."""
-    if len(data) > max_bytes:
-        raise BadInput(f"{nbytes(len(data))} of JSON, more than the {nbytes(max_bytes)} allowed")
+    if len(data) > limits.nbytes:
+        raise BadInput(
+            f"{nbytes(len(data))} of JSON, more than the {nbytes(limits.nbytes)} allowed"
+        )
     if data.startswith(_BOM):
         raise BadInput("starts with a byte order mark (BOM), which JSON forbids")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as e:
-        raise BadInput(f"not UTF-8: {e.reason} at byte {e.start}") from None
     # Escaped backslashes go first, so that each backslash left escapes the byte after it.
     plain = data.replace(rb"\\", b"__")
     if _LONE_SURROGATE.search(plain):
         raise BadInput("holds half of a surrogate pair, which is no character")
     outside = _STRING.sub(b"", plain.replace(rb"\"", b""))
-    if sum(map(outside.count, (b",", b"{", b"["))) > MAX_VALUES:
-        raise BadInput(f"more than {MAX_VALUES:,} values")
+    if sum(map(outside.count, (b",", b"{", b"["))) > limits.values:
+        raise BadInput(f"more than {limits.values:,} values")
     if _depth(outside) > MAX_DEPTH:
         raise BadInput(f"nested more than {MAX_DEPTH} levels deep")
-    return text
+    del plain, outside
+    try:
+        return data.decode()
+    except UnicodeDecodeError as e:
+        raise BadInput(f"not UTF-8: {e.reason} at byte {e.start}") from None
 
 
 def _depth(outside: bytes) -> int:

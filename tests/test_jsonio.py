@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamatools.errors import BadInput
-from llamatools.jsonio import dump_json, load_json, load_json_object
+from llamatools.jsonio import Limits, dump_json, load_json, load_json_object
 
 VALUES = st.recursive(
     st.none()
@@ -90,9 +90,12 @@ def test_works_near_the_recursion_limit() -> None:
 
 
 def test_size_limit() -> None:
-    assert load_json(b"[1]", "x", max_bytes=3) == [1]
+    few = Limits(3, 1)
+    assert load_json(b"[1]", "x", few) == [1]
     with pytest.raises(BadInput, match="more than the 3 B allowed"):
-        load_json(b"[12]", "x", max_bytes=3)
+        load_json(b"[12]", "x", few)
+    with pytest.raises(BadInput, match="more than 1 values"):
+        load_json(b"[,]", "x", few)
 
 
 def test_object_expected() -> None:

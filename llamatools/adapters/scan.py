@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 from blake3 import blake3
 
 from llamatools.adapters.part import Part
 from llamatools.containers.base import StoredTensor
-from llamatools.dtypes import BF16, F16, F32, DType
+from llamatools.dtypes import DType
 from llamatools.errors import BadInput
-from llamatools.expr.bits import Bits, as_bytes, bits_dtype
+from llamatools.expr.bits import Bits, as_bytes
 from llamatools.expr.context import PlainContext
 from llamatools.expr.nodes import Read
+from llamatools.expr.numbers import count_not_finite
 from llamatools.text import listing
 
 _BLOCK_BYTES = 2 << 20
-
-# The exponent's bits: all of them are set in infinities and NaN, and in nothing else.
-_EXPONENT: Mapping[DType, int] = {F32: 0x7F800000, F16: 0x7C00, BF16: 0x7F80}
 
 
 def digest(tensors: Iterable[StoredTensor], parts: Mapping[str, Part]) -> str:
@@ -48,8 +45,7 @@ def digest(tensors: Iterable[StoredTensor], parts: Mapping[str, Part]) -> str:
 
 def is_finite(block: Bits, dtype: DType) -> bool:
     """Whether elements given as bits are all numbers."""
-    exponent = bits_dtype(dtype).type(_EXPONENT[dtype])
-    return not bool(np.any((block & exponent) == exponent))
+    return not count_not_finite(block, dtype)
 
 
 def _blocks(t: StoredTensor) -> Iterable[Bits]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from llamatools.cli.messages import print_json
 from llamatools.cli.options import (
     SOURCE,
     TO_OPTION,
@@ -132,7 +132,7 @@ def _decode(decoding: Decoding, *, dry_run: bool, as_json: bool, quiet: bool) ->
         with progress("decode", quiet=quiet or as_json) as begin:
             found = run_decoding(decoding, begin)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        print_json(found)
     elif dry_run or not quiet:
         _show(found, decoding.total)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from llamatools.cli.messages import print_json
 from llamatools.cli.options import SOURCE, force_option, json_option
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def extract_lora(
         with progress("extract", quiet=quiet or as_json) as begin:
             report = extract(a, b, out, wishes, jobs=jobs, force=force, begin=begin)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
     elif not quiet:
         _show(out, report)
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import click
 
-from llamatools.cli.messages import tell
+from llamatools.cli.messages import print_json, tell
 from llamatools.errors import IOFailed, LlamatoolsError, UsageError
 from llamatools.text import safe
 
 _MAX_MESSAGE = 2000
+_MAX_PROBLEMS = 100
 _INTERNAL = 70
 """A defect of ours (EX_SOFTWARE)."""
 _READER_GONE = 141
@@ -40,6 +41,8 @@ def guard(command: Callable[[], object], arguments: Sequence[str]) -> int:
             sys.stdout.flush()
         except LlamatoolsError as e:
             return _report(e, as_json=as_json)
+        except MemoryError:
+            return _report(_no_memory(), as_json=as_json)
         except click.exceptions.Exit as e:
             return e.exit_code
         except click.ClickException as e:
@@ -70,14 +73,23 @@ def _abandon_stdout() -> None:
 
 
 def _report(error: LlamatoolsError, *, as_json: bool) -> int:
-    for problem in error.problems:
+    for problem in _shown(error):
         tell(f"error: {safe(problem, _MAX_MESSAGE)}")
     if error.hint:
         tell(f"\nhint: {safe(error.hint, _MAX_MESSAGE)}")
     if as_json:
-        click.echo(json.dumps(_as_json(error), ensure_ascii=True, indent=2))
+        print_json(_as_json(error))
         sys.stdout.flush()
     return error.exit_code
+
+
+def _no_memory() -> IOFailed:
+    return IOFailed("out of memory", hint="--jobs 1 and a smaller --max-memory need less")
+
+
+def _shown(error: LlamatoolsError) -> list[str]:
+    more = len(error.problems) - _MAX_PROBLEMS
+    return [*error.problems[:_MAX_PROBLEMS], *([f"and {more:,} more problems"] if more > 0 else [])]
 
 
 def _report_usage(error: click.ClickException, *, as_json: bool) -> int:
@@ -86,7 +98,7 @@ def _report_usage(error: click.ClickException, *, as_json: bool) -> int:
         error.show()
     if as_json:
         usage = UsageError(error.format_message())
-        click.echo(json.dumps(_as_json(usage), ensure_ascii=True, indent=2))
+        print_json(_as_json(usage))
         sys.stdout.flush()
     return error.exit_code
 
@@ -97,17 +109,21 @@ def _as_json(error: LlamatoolsError) -> dict[str, object]:
         "error": {
             "kind": error.kind,
             "exit_code": error.exit_code,
-            "problems": [safe(p, _MAX_MESSAGE) for p in error.problems],
-            "hint": error.hint,
+            "problems": [safe(p, _MAX_MESSAGE) for p in _shown(error)],
+            "hint": error.hint and safe(error.hint, _MAX_MESSAGE),
         },
     }
 
 
 def _unforeseen(error: Exception) -> None:
-    """One line for the user, the traceback in a file."""
-    fd, name = tempfile.mkstemp(prefix="llamatools-", suffix=".log", text=True)
-    with os.fdopen(fd, "w", encoding="utf-8") as log:
-        traceback.print_exception(error, file=log)
+    """One line for the user, the traceback in a file; where there can be none, what it ends in."""
     kind = type(error).__name__
     tell(f"error: a defect in llamatools ({kind}: {safe(error)})")
+    try:
+        fd, name = tempfile.mkstemp(prefix="llamatools-", suffix=".log", text=True)
+        with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as log:
+            traceback.print_exception(error, file=log)
+    except OSError:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        name = f"that could not be written: {Path(last.filename).name}, line {last.lineno}"
     tell(f"\nhint: please report it with the log {name}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
 
+from llamatools.cli.messages import print_json
 from llamatools.cli.options import SOURCE, json_option, run_options
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def fingerprint(
         if other is not None:
             report["equal"] = not different
             report["different"] = [d.name for d in different]
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
         return 1 if different else 0
     for path, f in found:
         click.echo(f"{f.digest}  {safe(path, 4096)}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from llamatools.cli.messages import print_json
 from llamatools.cli.options import SOURCE, json_option
 
 
@@ -23,7 +22,7 @@ def inspect(source: str, as_json: bool) -> None:
     with open_checkpoint(source, probe=False) as opened:
         report = report_on(opened)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
         return
     from llamatools.cli.render import show_inspection
 

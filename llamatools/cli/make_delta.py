@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
+from llamatools.cli.messages import print_json
 from llamatools.cli.options import SIZE, SOURCE, force_option, json_option, run_options
 
 
@@ -69,7 +69,7 @@ def make_delta(
             with progress("delta", quiet=quiet or as_json) as begin:
                 report = run_making(making, begin)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
     elif dry_run:
         from llamatools.cli.render import show_plan
 

@@ -119,7 +119,7 @@ def json_option(command: F) -> F:
 
 
 def layout_options(command: F) -> F:
-    """--dtype, --weights, --shards and --max-shard-size, for commands that write a model."""
+    """--dtype, --weights, --shards, --max-shard-size, --check-finite: of what writes a model."""
     return _layout_options(command, ("--weights", "--container"))
 
 
@@ -132,6 +132,12 @@ def _layout_options(command: F, container_flags: tuple[str, ...]) -> F:
     return _with(
         command,
         (
+            click.option(
+                "--check-finite/--no-check-finite",
+                default=None,
+                help="Fail where weights are NaN or infinite, and name them.  "
+                "[default: in merges alone]",
+            ),
             click.option(
                 "--max-shard-size",
                 type=SIZE,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-import click
+from llamatools.cli.messages import print_json
 
 if TYPE_CHECKING:
     from llamatools.conversion import Prepared
@@ -23,7 +22,7 @@ def produce(name: str, prepared: Prepared, *, dry_run: bool, as_json: bool, quie
         with progress(name, quiet=quiet or as_json) as begin:
             report = run(prepared, begin)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
     elif dry_run:
         from llamatools.cli.render import show_plan
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from llamatools.cli.messages import print_json
 from llamatools.cli.options import (
     SOURCE,
     force_option,
@@ -82,7 +82,7 @@ def convert(
     )
     report = conversion(files, written, checked)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
         return
     from llamatools.cli.render_tokenizer import show_conversion
 
@@ -99,7 +99,7 @@ def inspect(source: str, version: str | None, as_json: bool) -> None:
 
     report = inspection(_open(source, version))
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
         return
     from llamatools.cli.render_tokenizer import show_inspection
 
@@ -136,7 +136,7 @@ def compare(a: str, b: str, corpus: str | None, n_fuzz: int, seed: int, as_json:
     left, right = open_tokenizer(a), open_tokenizer(b)
     result = compare_tokenizers(left, right, corpus=texts, n_fuzz=n_fuzz, seed=seed)
     if as_json:
-        click.echo(json.dumps(comparison(a, b, result), indent=2))
+        print_json(comparison(a, b, result))
     else:
         from llamatools.cli.render_tokenizer import show_comparison
 
@@ -169,7 +169,7 @@ def merge(base: str, extra: str, out: str, to: str, force: bool, as_json: bool) 
     written, merged = merge_tokenizers(Path(base), Path(extra), Path(out), to, force=force)
     report = merging(written, merged)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
         return
     from llamatools.cli.render_tokenizer import show_merging
 

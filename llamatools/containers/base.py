@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Protocol
 
+from llamatools.containers import links
 from llamatools.dtypes import DType
 from llamatools.errors import BadInput, IOFailed
 from llamatools.text import safe
@@ -20,13 +22,14 @@ class InputFile:
     """A regular file opened for reading only, and read only at explicit offsets.
 
     O_NONBLOCK keeps a FIFO from hanging the open; fstat then refuses whatever is not a file.
+    O_NOFOLLOW keeps to what was looked at: a link is followed by links.target, or not at all.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = -1
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._fd = _open(path)
         except FileNotFoundError as e:
             raise BadInput(f"{safe(path)}: no such file") from e
         except OSError as e:
@@ -81,6 +84,21 @@ class InputFile:
 
     def __repr__(self) -> str:
         return f"InputFile({str(self.path)!r})"
+
+
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, _FLAGS)
+    except OSError as e:
+        if e.errno != errno.ELOOP:
+            raise
+    target = links.target(path)
+    if target is None:
+        raise BadInput(f"{safe(path)}: a link that leads out of its folder, or to nowhere")
+    return os.open(target, _FLAGS)
 
 
 @dataclass(frozen=True)

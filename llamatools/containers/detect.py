@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamatools.containers.base import Container, InputFile
+from llamatools.containers.loosepickle import foreign_globals
 from llamatools.containers.safetensors_read import LENGTH_BYTES, MAX_HEADER, read_safetensors
 from llamatools.containers.torchzip_read import read_torch
 from llamatools.errors import BadInput, Unsupported
-from llamatools.text import safe
+from llamatools.text import listing, safe
 
 _HEAD = 512
 
@@ -26,12 +27,20 @@ def open_container(path: Path) -> Container:
         return read_safetensors(file)
     if head.startswith(b"PK\3\4"):
         return read_torch(file)
+    if _is_nearly_safetensors(head):
+        return read_safetensors(file)  # which says what is wrong with it
     raise _refusal(head, file)
 
 
 def _is_safetensors(head: bytes) -> bool:
     length = int.from_bytes(head[:LENGTH_BYTES], "little")
     return length <= MAX_HEADER and head[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{"
+
+
+def _is_nearly_safetensors(head: bytes) -> bool:
+    """Space before the header, or a length beyond the limit, which is no text either."""
+    text = head[:LENGTH_BYTES].isascii() and b"\0" not in head[:LENGTH_BYTES]
+    return head[LENGTH_BYTES:].lstrip().startswith(b'{"') and not text
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ _UNPACK = "unpack it, and give the files in it"
 _AGAIN = "download it again"
 _LFS = "fetch the file itself with: git lfs pull"
 
+_PICKLE = _Kind(b"\x80", "a torch checkpoint of the format before 1.6, or a bare pickle", _RESAVE)
+
 _KINDS = (
     _Kind(b"GGUF", "a GGUF file", _CONVERT),
     _Kind(b"lmgg", "a GGML file", _CONVERT),
@@ -62,7 +73,7 @@ _KINDS = (
     _Kind(b"algg", "a GGML adapter", _CONVERT),
     _Kind(b"\x89HDF\r\n\x1a\n", "an HDF5 file", _CONVERT),
     _Kind(b"\x93NUMPY", "a NumPy array", _CONVERT),
-    _Kind(b"\x80", "a torch checkpoint of the format before 1.6, or a bare pickle", _RESAVE),
+    _PICKLE,
     _Kind(b"ustar", "a tar archive", _UNPACK, at=257),
     _Kind(b"\x1f\x8b", "a gzip file", _UNPACK),
     _Kind(b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK),
@@ -82,8 +93,20 @@ def _refusal(head: bytes, file: InputFile) -> BadInput:
         return BadInput(f"{where}: an empty file", hint=_AGAIN)
     for kind in _KINDS:
         if head.startswith(kind.magic, kind.at):
-            return kind.error(f"{where}: {kind.what}, not a checkpoint", hint=kind.hint)
+            asks = _names_of_pickle(file) if kind is _PICKLE else ""
+            return kind.error(f"{where}: {kind.what}, not a checkpoint{asks}", hint=kind.hint)
+    if asks := _names_of_pickle(file):  # protocols 0 and 1, which begin with anything
+        return Unsupported(f"{where}: a bare pickle, not a checkpoint{asks}", hint=_RESAVE)
     return BadInput(
         f"{where}: not a checkpoint file: neither safetensors nor a torch zip archive",
         hint="expected .safetensors, or .pth and .bin as torch.save writes them",
     )
+
+
+_NAMED = 1 << 18
+"""Bytes of a loose pickle that are looked at, to name what it would have run."""
+
+
+def _names_of_pickle(file: InputFile) -> str:
+    found = foreign_globals(file.read(0, min(_NAMED, file.size)))
+    return f"; it asks to import {listing(found)}" if found else ""

@@ -41,6 +41,18 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def read_cost(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """How many elements pass by where a tensor is read in lines along its densest axis.
+
+    No more than its extent, unless its lines overlap or lie between each other.
+    """
+    if 0 in shape:
+        return 0
+    axes = [(n, s) for n, s in zip(shape, strides, strict=True) if n > 1]
+    length, step = min(axes, key=lambda axis: axis[1], default=(1, 0))
+    return prod(shape) // length * (1 + (length - 1) * step)
+
+
 def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
     """How many elements lie from the first to the last one used, both included; 0 if none."""
     if 0 in shape:

@@ -65,6 +65,11 @@ def resolve(module: str, name: str) -> object:
     )
 
 
+def is_known(module: str, name: str) -> bool:
+    """Whether the pair is in the table."""
+    return (module, name) in _GLOBALS
+
+
 def storage(persistent_id: object) -> Storage:
     """The storage a persistent id names: ("storage", class, key, location, element count).
 

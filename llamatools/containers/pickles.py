@@ -6,7 +6,7 @@ reading. Globals go through pickleglobals.resolve. Nothing here is imported, cal
 recursed into.
 
 Every stack push, memo entry and item of a container costs an opcode, so that the limit on opcodes
-bounds time and memory, and the limit on bytes bounds the strings.
+bounds time and memory, and the limit on bytes bounds the strings (of which a byte may take four).
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from llamatools.containers.pickleglobals import Function
 from llamatools.errors import BadInput
 from llamatools.text import safe
 
-MAX_BYTES = 64_000_000
+MAX_BYTES = 16_000_000
 MAX_OPCODES = 1_000_000
 """About fifty for each tensor: some twenty thousand tensors in one file, read in a second."""
 
 _MAX_INT_BYTES = 16
+_MAX_KEY = 1 << 60
+"""Keys below are their own hashes; of those beyond, any number share one."""
 _PROTOCOLS = range(2, 6)
 
 
@@ -189,6 +191,8 @@ class _Machine:
         for key, value in zip(flat[::2], flat[1::2], strict=True):
             if type(key) not in (str, int):
                 raise BadInput(f"a dict with a key that is a {type(key).__name__}")
+            if isinstance(key, int) and abs(key) >= _MAX_KEY:
+                raise BadInput(f"a dict with a key of {key.bit_length()} bits")
             if key in target:
                 raise BadInput(f"a dict holds the key {safe(key)!r} more than once")
             target[key] = value

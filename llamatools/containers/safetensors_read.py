@@ -18,10 +18,11 @@ from llamatools.containers.numbers import is_shape, is_size, row_major
 from llamatools.containers.problems import refuse_if
 from llamatools.dtypes import BY_NAME, DType
 from llamatools.errors import BadInput
-from llamatools.jsonio import load_json_object
+from llamatools.jsonio import SETTINGS, load_json_object
 from llamatools.text import listing, safe
 
 MAX_HEADER = 100_000_000
+"""The format's limit, padding included; of what is not padding, jsonio.SETTINGS has one."""
 METADATA = "__metadata__"
 LENGTH_BYTES = 8
 
@@ -90,10 +91,10 @@ def _read_header(file: InputFile) -> tuple[dict[str, object], int]:
             f"but the file ends after {file.size - LENGTH_BYTES:,} of them",
             hint=_CUT,
         )
-    raw = file.read(LENGTH_BYTES, length)
+    raw = file.read(LENGTH_BYTES, length).rstrip(b" ")  # the format's own padding
     if not raw.startswith(b"{"):
         raise BadInput(f"{where}: the safetensors header does not start with '{{'")
-    header = load_json_object(raw, f"{file.path} (header)", max_bytes=MAX_HEADER)
+    header = load_json_object(raw, f"{file.path} (header)", SETTINGS)
     return header, LENGTH_BYTES + length
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from math import prod
 
 from llamatools.containers.base import Container, InputFile, Record, StoredTensor
-from llamatools.containers.numbers import extent
+from llamatools.containers.numbers import extent, read_cost
 from llamatools.containers.pickleglobals import PickledTensor, Storage
 from llamatools.containers.pickles import MAX_BYTES, load_pickle
 from llamatools.containers.problems import refuse_if
@@ -113,6 +113,13 @@ def _view_problems(tensor: PickledTensor) -> Iterator[_Problem]:
     elif prod(tensor.shape) > held:
         # An expanded tensor: a few stored bytes could stand for any amount of output.
         yield Unsupported, f"shape {tensor.shape} repeats the {held:,} elements of its storage"
+    elif read_cost(tensor.shape, tensor.strides) > held:
+        # A small file could take hours to read.
+        yield (
+            Unsupported,
+            f"strides {tensor.strides} scatter the elements of shape {tensor.shape} among each "
+            "other",
+        )
 
 
 def _stored(index: ZipIndex, name: str, tensor: PickledTensor) -> StoredTensor:

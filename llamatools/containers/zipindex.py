@@ -27,8 +27,8 @@ from llamatools.containers.zipheaders import (
 from llamatools.errors import BadInput, Unsupported
 from llamatools.text import listing, nbytes, safe
 
-MAX_ENTRIES = 1_000_000
-MAX_DIRECTORY = 256_000_000
+MAX_ENTRIES = 100_000
+MAX_DIRECTORY = 16_000_000
 
 
 @dataclass(frozen=True)

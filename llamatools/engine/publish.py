@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llamatools.containers import links
 from llamatools.engine.sink import io_failed
 from llamatools.errors import IOFailed, OutputExists, UsageError
 from llamatools.text import nbytes, safe
@@ -25,7 +26,8 @@ def check_paths(source: Path, out: Path, *, force: bool) -> None:
     """Refuse an output that is taken, or that lies in, around or on the input."""
     src, dst = source.resolve(), out.resolve()
     home = src if src.is_dir() else src.parent
-    if dst == home or home in dst.parents or dst in (*home.parents, src):
+    homes = (home, *links.blobs(home))  # the hub's cache keeps the files themselves elsewhere
+    if any(dst == h or h in dst.parents or dst in (*h.parents, src) for h in homes):
         raise UsageError(
             f"the output {safe(out)} is the input, or lies inside or around it",
             hint="choose an output folder beside the input",

@@ -12,13 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamatools.dtypes import BF16, F16, F32, DType
-from llamatools.expr.bits import Bits
+from llamatools.expr.bits import Bits, bits_dtype
 from llamatools.expr.nodes import Context, Expr
 
 Numbers = NDArray[Any]
 """(rows, columns) of fp32 or fp64."""
 
 _AS_FLOAT = {F32: np.float32, F16: np.float16}
+
+
+# The exponent's bits: all of them are set in infinities and NaN, and in nothing else.
+_EXPONENT = {F32: 0x7F800000, F16: 0x7C00, BF16: 0x7F80}
+
+
+def count_not_finite(block: Bits, dtype: DType) -> int:
+    """How many elements given as bits are NaN or infinite."""
+    exponent = bits_dtype(dtype).type(_EXPONENT[dtype])
+    return int(np.count_nonzero((block & exponent) == exponent))
 
 
 def as_numbers(block: Bits, dtype: DType, wide: np.dtype[Any]) -> Numbers:

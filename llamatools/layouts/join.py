@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llamatools.canonical import BY_TEMPLATE
 from llamatools.containers.base import StoredTensor
+from llamatools.containers.problems import refuse_if
 from llamatools.errors import BadInput
 from llamatools.expr.nodes import Expr, Read, ToHalves, agree, concat
 from llamatools.layouts.table import Layout, Row
@@ -42,7 +43,8 @@ def match(
     if missing:
         problems.append(f"missing {len(missing)} of {len(known)} tensors: {listing(missing)}")
     if unexpected:
-        problems.append(f"unexpected tensors: {listing(unexpected)}")
+        where = sorted({stored[n][0].file.name for n in unexpected})
+        problems.append(f"unexpected tensors: {listing(unexpected)} in {listing(where)}")
     if problems:
         raise BadInput(problems, hint="is every file of the checkpoint there, and from one model?")
     return Matched(
@@ -78,8 +80,7 @@ def check_copies(matched: Matched, uneven: Iterable[str]) -> None:
                     f"{other.dtype} {list(other.shape)}"
                 )
                 break
-    if problems:
-        raise BadInput(problems, hint="the files do not belong to the same model")
+    refuse_if(problems, hint="the files do not belong to the same model")
 
 
 def join(canonical: str, row: Row, copies: Copies, heads: int | None, kv_repeat: int) -> Expr:

@@ -9,10 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
+from llamatools.containers import links
 from llamatools.containers.base import InputFile
+from llamatools.containers.problems import refuse_if
 from llamatools.errors import BadInput, IOFailed, Unsupported, UsageError
 from llamatools.family.refuse import refuse_files
-from llamatools.jsonio import MAX_BYTES, load_json_object
+from llamatools.jsonio import SETTINGS, load_json_object
 from llamatools.opening.weightfiles import ENDINGS, SCHEMES, Scheme, scheme_of, weight_files
 from llamatools.text import listing, safe
 from llamatools.yamlio import MAX_BYTES as MAX_YAML_BYTES
@@ -34,7 +36,7 @@ class Folder:
     names: frozenset[str]
     """Regular files, and links to such that stay where they may."""
     rejected: frozenset[str]
-    """Everything else but folders: links that lead away, pipes, devices."""
+    """Everything else but folders: links that lead away, pipes, devices, `model.safetensors/`."""
     chosen: str | None = None
     """The one weight file the user named, where a file was given."""
 
@@ -132,23 +134,24 @@ class Folder:
         if not isinstance(weight_map, dict) or not weight_map:
             raise BadInput(f"{safe(self.path / name)}: weight_map: expected a filled object")
         strange = [
-            f"{safe(name)}: {safe(tensor)}: expected a plain file name, found {safe(file)}"
+            f"{safe(name)}: {safe(tensor)}: expected a plain file name, found {safe(repr(file))}"
             for tensor, file in weight_map.items()
-            if not isinstance(file, str) or file != Path(file).name
+            if not _is_plain(file)
         ]
-        if strange:
-            raise BadInput(strange[:20], hint="an index may only name files beside it")
+        refuse_if(strange, hint="an index may only name files beside it")
         missing = sorted(set(weight_map.values()) - self.names)
         if missing:
             raise BadInput(
-                f"{safe(self.path)}: the index names files that are missing: {listing(missing)}",
+                f"{safe(self.path / name)}: the index names files that are missing: "
+                f"{listing(missing)}",
                 hint="fetch the missing files",
             )
         return weight_map
 
     def json(self, name: str) -> dict[str, object]:
         """A JSON object in the folder."""
-        return load_json_object(self._whole(name, MAX_BYTES), safe(self.path / name))
+        data = self._whole(name, SETTINGS.nbytes)
+        return load_json_object(data, safe(self.path / name), SETTINGS)
 
     def yaml(self, name: str) -> dict[str, object]:
         """A YAML mapping in the folder."""
@@ -167,6 +170,10 @@ class Folder:
         """Weight files that are not part of the checkpoint that is read."""
         return [n for n in weight_files(self.names) if n not in self.weights]
 
+    def left_behind(self) -> list[str]:
+        """Files that would go along, were they regular files."""
+        return sorted(n for n in self.rejected if _TRAVELLERS.fullmatch(n))
+
     def travellers(self) -> tuple[str, ...]:
         """Tokenizer, licence and generation files, which go along unchanged."""
         return tuple(sorted(n for n in self.names if _TRAVELLERS.fullmatch(n)))
@@ -177,7 +184,7 @@ def scan(source: Path) -> Folder:
     try:
         is_folder = S_ISDIR(source.stat().st_mode)
         path = source if is_folder else source.parent
-        entries = {p.name: _kind(p, path) for p in path.iterdir()}
+        entries = {p.name: _kind(p) for p in path.iterdir()}
     except FileNotFoundError as e:
         raise BadInput(f"{safe(source)}: no such file or folder") from e
     except (OSError, ValueError) as e:
@@ -192,24 +199,20 @@ def scan(source: Path) -> Folder:
     return Folder(path, names, rejected, None if is_folder else source.name)
 
 
-def _kind(entry: Path, folder: Path) -> str:
-    """ "file", "folder" or "rejected". Links may stay in the folder, or lead into the hub
-    cache's own blobs: <repo>/snapshots/<revision>/.../<name> -> <repo>/blobs/<digest>."""
+def _is_plain(name: object) -> bool:
+    """Whether it can only be the name of something right here."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & set(name)
+
+
+_FILE_ENDINGS = (*ENDINGS, ".json", ".yaml", ".model")
+
+
+def _kind(entry: Path) -> str:
+    """ "file", "folder" or "rejected"; a folder under a file's name is the last."""
     mode = entry.lstat().st_mode
     if S_ISREG(mode):
         return "file"
     if S_ISDIR(mode):
-        return "folder"
-    if not S_ISLNK(mode):
-        return "rejected"
-    try:
-        target, home = entry.resolve(), folder.resolve()
-        allowed = target.parent == home or target.parent in _blobs(home)
-        return "file" if allowed and target.is_file() else "rejected"
-    except (OSError, RuntimeError):  # links in a circle
-        return "rejected"
-
-
-def _blobs(home: Path) -> list[Path]:
-    """Where the hub cache keeps what a folder in one of its snapshots links to."""
-    return [p.parent / "blobs" for p in home.parents if p.name == "snapshots"]
+        return "rejected" if entry.name.endswith(_FILE_ENDINGS) else "folder"
+    target = links.target(entry) if S_ISLNK(mode) else None
+    return "file" if target is not None and target.is_file() else "rejected"

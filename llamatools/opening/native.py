@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llamatools.containers.base import Container, InputFile, StoredTensor
 from llamatools.containers.detect import open_container
+from llamatools.containers.problems import refuse_if
 from llamatools.errors import BadInput
 from llamatools.family.refuse import refuse_tensors
 from llamatools.layouts.join import Copies
@@ -49,6 +50,9 @@ def read_native(folder: Folder) -> NativeTensors:
         unread = folder.unread_weights()
         if unread:
             notes = (*notes, f"weight files that were not read: {listing(unread)}")
+        left = folder.left_behind()
+        if left:
+            notes = (*notes, f"links that lead away, or no regular files: {listing(left)}")
     except BaseException:
         for c in containers:
             c.file.close()
@@ -65,8 +69,7 @@ def _by_rank(containers: Iterable[Container]) -> Mapping[str, Copies]:
         lacking = [n for n in every if n not in c.tensors]
         if lacking:
             problems.append(f"{safe(c.file.path)}: lacks what other ranks hold: {listing(lacking)}")
-    if problems:
-        raise BadInput(problems, hint="the files do not belong to the same model")
+    refuse_if(problems, hint="the files do not belong to the same model")
     return {name: tuple(c.tensors[name] for c in ranks) for name in every}
 
 
@@ -79,8 +82,7 @@ def _union(containers: Iterable[Container]) -> Mapping[str, Copies]:
             first = safe(out[t.name].file.name)
             twice.append(f"{safe(t.name)} is both in {first} and in {safe(t.file.name)}")
         out[t.name] = t
-    if twice:
-        raise BadInput(twice, hint="remove the files that do not belong to this checkpoint")
+    refuse_if(twice, hint="remove the files that do not belong to this checkpoint")
     return {name: (t,) for name, t in out.items()}
 
 
@@ -93,7 +95,6 @@ def _check_index(index: Mapping[str, str], tensors: Mapping[str, Copies]) -> tup
         elif tensors[name][0].file.name != file:
             found = safe(tensors[name][0].file.name)
             problems.append(f"{safe(name)}: the index places it in {safe(file)}; it is in {found}")
-    if problems:
-        raise BadInput(problems[:20], hint="fetch the checkpoint and its index again")
+    refuse_if(problems, hint="fetch the checkpoint and its index again")
     unlisted = [n for n in tensors if n not in index]
     return (f"the index does not list {listing(unlisted)}",) if unlisted else ()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from llamatools.canonical import tensors
 from llamatools.claims import Claims
+from llamatools.containers.problems import refuse_if
 from llamatools.errors import BadInput
 from llamatools.family.identify import resolve_scaling
 from llamatools.spec import ModelSpec
@@ -153,5 +154,4 @@ def _check_shapes(spec: ModelSpec, shapes: Shapes) -> None:
         found = shapes.get(name, wanted)
         if found != wanted:
             problems.append(f"{safe(name)}: expected shape {list(wanted)}, found {list(found)}")
-    if problems:
-        raise BadInput(problems[:20], hint="do all files belong to the same model?")
+    refuse_if(problems, hint="do all files belong to the same model?")

@@ -71,10 +71,13 @@ class Options:
     """A tokenizer that the layout cannot hold exactly is an error."""
     verify: bool = True
     """Hold a converted tokenizer against its source."""
+    check_finite: bool | None = None
+    """Weights that are NaN or infinite are an error; None: in merges alone."""
 
     def recorded(self) -> dict[str, object]:
         """The options that decide the output's bytes, without paths."""
-        out = {k: v for k, v in asdict(self).items() if k not in ("strict", "verify")}
+        checks = ("strict", "verify", "check_finite")
+        out = {k: v for k, v in asdict(self).items() if k not in checks}
         return {**out, "tokenizer": self.tokenizer and Path(self.tokenizer).name}
 
     def __post_init__(self) -> None:

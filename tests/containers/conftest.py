@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forge import Refused
+from support.forge import Refused
 
 from llamatools.containers.base import Container
 from llamatools.containers.detect import open_container

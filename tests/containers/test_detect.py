@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forge import Refused, entry, safetensors_bytes
+from support.forge import Refused, entry, safetensors_bytes
 
 from llamatools.containers.base import InputFile
 from llamatools.containers.detect import open_container

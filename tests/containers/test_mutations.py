@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
-from forge import FakeStorage, FakeTensor, fill, pickled, safetensors_bytes, torch_bytes
+from support.forge import FakeStorage, FakeTensor, fill, pickled, safetensors_bytes, torch_bytes
 
 from llamatools.containers.detect import open_container
 from llamatools.containers.numbers import extent

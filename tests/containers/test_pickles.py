@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from forge import FakeStorage, FakeTensor, pickled
+from support.forge import FakeStorage, FakeTensor, pickled
 
 from llamatools.containers import pickles
 from llamatools.containers.pickleglobals import PickledTensor, Storage

@@ -9,7 +9,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from forge import Refused, entry, fill, safetensors_bytes
+from support.forge import Refused, entry, fill, safetensors_bytes
 
 from llamatools.containers import safetensors_write
 from llamatools.containers.base import Container, FileLayout, InputFile

@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from forge import Entry, FakeStorage, FakeTensor, Refused, fill, pickled, torch_bytes, zip_bytes
+from support.forge import (
+    Entry,
+    FakeStorage,
+    FakeTensor,
+    Refused,
+    fill,
+    pickled,
+    torch_bytes,
+    zip_bytes,
+)
 
 from llamatools.containers.base import Container, FileLayout, InputFile, StoredTensor
 from llamatools.containers.detect import open_container

@@ -7,7 +7,7 @@ from pathlib import Path
 from struct import pack
 
 import pytest
-from forge import Entry, zip_bytes
+from support.forge import Entry, zip_bytes
 
 from llamatools.containers.base import InputFile
 from llamatools.containers.zipheaders import STORED

@@ -243,7 +243,7 @@ def test_a_folder_named_like_a_shard(sharded: Path) -> None:
     name = "model-00002-of-00003.safetensors"
     (sharded / name).unlink()
     (sharded / name).mkdir()
-    _refused(sharded, "missing", name)
+    _refused(sharded, "not regular files", name)
 
 
 def test_the_last_rank_is_a_pipe(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from math import isfinite, lcm, sqrt
 import numpy as np
 
 from llamatools.dtypes import F32, DType
-from llamatools.errors import CheckFailed
 from llamatools.expr.bits import Bits
 from llamatools.expr.nodes import Context, Expr, Unary
 from llamatools.expr.numbers import Numbers, as_numbers, round_into
@@ -101,20 +100,6 @@ def merges(plan: Plan) -> list[Merged]:
 def named(value: Expr, name: str) -> Expr:
     """A value for another tensor: a tied model's head is merged as its embedding is."""
     return replace(value, name=name) if isinstance(value, Merged) else value
-
-
-def check_finite(plan: Plan, counts: Mapping[str, Mapping[str, int]]) -> None:
-    """CheckFailed where merged values are no numbers any more."""
-    problems = [
-        f"{m.name}: {n:,} merged values are NaN or beyond the range of {m.to}"
-        for m in merges(plan)
-        if (n := counts.get(m.name, {}).get("not_finite", 0))
-    ]
-    if problems:
-        raise CheckFailed(
-            problems[:20],
-            hint="--dtype bf16 or fp32 has the range that fp16 lacks; NaN comes with the base",
-        )
 
 
 def lost_share(counts: Mapping[str, int]) -> float | None:

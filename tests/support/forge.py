@@ -76,7 +76,7 @@ def zip_bytes(
     junk: bytes = b"",
 ) -> bytes:
     """An archive; `end` and `zip64` replace fields of the end records; `junk` precedes them."""
-    body, directory = prefix, b""
+    body, directory = bytearray(prefix), bytearray()
     for e in entries:
         fields = _fields(e, len(body))
         local, central = fields | dict(e.local), fields | dict(e.central)
@@ -95,7 +95,7 @@ def zip_bytes(
     f |= dict(end or {})
     tail += pack("<4s4H", b"PK\5\6", f["disk"], f["disk"], f["here"], f["n"])
     tail += pack("<2LH", f["size"], f["at"], f["comment"])
-    return body + directory + junk + tail + comment
+    return bytes(body + directory + junk + tail + comment)
 
 
 def _fields(e: Entry, at: int) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from llamatools.text import count, safe
 Report = dict[str, Any]
 
 STYLES = {"fits": "green", "tight": "yellow", "no": "red"}
-_MOST_COLUMNS = 4
+_OTHER_COLUMNS = 59
+"""Cells of the table of GPUs beside its verdicts, of which each takes 7."""
 _WIDEST_PLOT = 100
 
 
@@ -30,7 +31,7 @@ def show_memory(answer: Answer) -> None:
     console.print(_contexts(report))
     if report["gpus"]:
         console.print()
-        console.print(_gpus(report))
+        console.print(_gpus(report, max(2, (console.width - _OTHER_COLUMNS) // 7)))
     console.print()
     _plot(console, answer)
     _limit(console, report["limit"])
@@ -100,8 +101,8 @@ def _parallel(p: Report) -> str:
     heads = count(p["kv_heads_per_gpu"], "key-value head")
     text = f"tp {p['tp']} x pp {p['pp']} = {p['gpus']} GPUs; {heads} each"
     if len(p["stages"]) > 1:
-        layers = [s["layers"] for s in p["stages"]]
-        text += f"; {min(layers)} to {max(layers)} layers a stage"
+        layers = sorted({s["layers"] for s in p["stages"]})
+        text += f"; {' or '.join(map(str, layers))} layers a stage"
     return text
 
 
@@ -119,20 +120,22 @@ def _contexts(report: Report) -> Table:
         table.add_column("all KV", justify="right")
     for heading in ("KV cache", "weights", "the rest", "one GPU" if several else "in all"):
         table.add_column(heading, justify="right")
+    table.add_column("fits on", no_wrap=True)
     for row in report["contexts"]:
         g = row["per_gpu"]
         rest = sum(g[k]["value"] for k in ("rope", "activations", "runtime"))
         cells = [tokens(row["context"])]
         cells += [_amount(row["kv"])] if several else []
         cells += [_amount(g["kv"]), _amount(g["weights"]), f"~{gib(rest)}"]
-        table.add_row(*cells, f"[bold]{_amount(g['total'])}[/]")
+        smallest = row["smallest_gpu"] or "none that is known"
+        table.add_row(*cells, f"[bold]{_amount(g['total'])}[/]", smallest)
     return table
 
 
-def _gpus(report: Report) -> Table:
-    """One row a GPU: a verdict for each context (few of them), and the most it takes."""
+def _gpus(report: Report, verdicts_at_most: int) -> Table:
+    """One row a GPU: a verdict for each context there is room for, and the most it takes."""
     asked = [row["context"] for row in report["contexts"]]
-    shown = asked if len(asked) <= _MOST_COLUMNS else [asked[0], asked[-1]]
+    shown = sorted({*asked[: verdicts_at_most - 1], asked[-1]})
     table = _table()
     table.add_column("GPU", no_wrap=True)
     table.add_column("usable", justify="right")
@@ -140,7 +143,7 @@ def _gpus(report: Report) -> Table:
         table.add_column(tokens(context))
     table.add_column("longest", justify="right")
     table.add_column(f"batch@{tokens(asked[-1])}", justify="right")
-    table.add_column(f"GPUs@{tokens(asked[-1])}")
+    table.add_column("GPUs tp x pp")
     for gpu in report["gpus"]:
         verdicts = {v["context"]: v["verdict"] for v in gpu["verdicts"]}
         words = (f"[{STYLES[verdicts[c]]}]{verdicts[c]}[/]" for c in shown)
@@ -159,8 +162,8 @@ def _gpus(report: Report) -> Table:
 def _fewest(f: Report | None) -> str:
     if f is None:
         return "none"
-    how = [f"{name} {f[name]}" for name in ("tp", "pp") if f[name] > 1]
-    return f"~{f['gpus']['value']}" + (f" ({', '.join(how)})" if how else "")
+    gpus = f["gpus"]["value"]
+    return f"~{gpus} ({f['tp']} x {f['pp']})" if gpus > 1 else f"~{gpus}"
 
 
 def _plot(console: Console, answer: Answer) -> None:
@@ -171,7 +174,7 @@ def _plot(console: Console, answer: Answer) -> None:
 
     def need(context: int) -> Point:
         n = d.need(context, batch)
-        return Point(n.weights, n.kv, n.extra.total)
+        return Point(n.weights, n.extra.total, n.kv)
 
     lines = [
         Line(safe(g["key"]), g["usable"]["value"], STYLES[g["verdicts"][-1]["verdict"]])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llamatools.memory.formats import FORMATS, Format
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -16,9 +18,17 @@ class Engine:
     """The embedding and the head are padded to a multiple of so many rows."""
     window_spare: int = 0
     """Tokens fewer than its window that a layer with a window keeps between steps."""
+    keeps_windows: bool = False
+    """It is known to keep just that of such a layer."""
     formats: tuple[str, ...] = ()
     """KV formats it offers; empty where any is taken."""
+    own: tuple[Format, ...] = ()
+    """Formats that it stores otherwise than most."""
     source: str = ""
+
+    def format(self, name: str) -> Format:
+        """The KV format of that name, as this engine stores it."""
+        return next((f for f in self.own if f.name == name), FORMATS[name])
 
     def tokens(self, n: int, window: int | None) -> int:
         """Tokens a layer's cache has room for, once `n` have been seen."""
@@ -26,7 +36,7 @@ class Engine:
         return -(-kept // self.block) * self.block
 
 
-PLAIN = Engine("none", source="the formula alone: no blocks, no padding")
+PLAIN = Engine("none", keeps_windows=True, source="the formula alone: no blocks, no padding")
 
 _TABLE = (
     PLAIN,
@@ -35,9 +45,11 @@ _TABLE = (
     Engine("llama.cpp", 256,
            formats=("fp32", "fp16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"),
            source="llama.cpp: the context is padded to 256 cells"),
-    Engine("hf", 1, window_spare=1, formats=("fp32", "bf16", "fp16"),
+    Engine("hf", 1, window_spare=1, keeps_windows=True, formats=("fp32", "bf16", "fp16"),
            source="transformers: DynamicCache grows token by token"),
     Engine("mlx", 256, formats=("fp32", "bf16", "fp16", "int8", "int4"),
+           own=(Format("int8", 64, 68, "groups of 64 with scale and bias in 16 bits"),
+                Format("int4", 64, 36, "groups of 64 with scale and bias in 16 bits")),
            source="mlx-lm: KVCache grows in steps of 256"),
 )  # fmt: skip
 

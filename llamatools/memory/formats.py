@@ -7,10 +7,12 @@ made of them is an integer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from llamatools.dtypes import DType
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from llamatools.dtypes import DType
 
 Reach = Literal["all", "linear", "matrices"]
 """Which weights a model is given in this format: every one; the linear layers alone, as servers
@@ -31,6 +33,8 @@ class Format:
     @property
     def per_element(self) -> Fraction:
         """Bytes an element takes, exactly."""
+        from fractions import Fraction
+
         return Fraction(self.size, self.elements)
 
     def row(self, n: int) -> int:

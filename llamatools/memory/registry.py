@@ -93,11 +93,11 @@ def alike(name: str) -> list[str]:
     return get_close_matches(name.lower(), names(), 3, 0.6)
 
 
-def title_of(a: Architecture) -> tuple[str, str | None]:
-    """(title, key) of a model that only memory knows, by its sizes."""
+def of_sizes(a: Architecture) -> Named | None:
+    """The model of these sizes that only memory knows."""
     for m in MEMORY_ONLY:
         s, t = m.architecture.spec, a.spec
         mine = (s.dim, s.n_layers, s.n_heads, s.ffn_dim, m.architecture.experts)
         if mine == (t.dim, t.n_layers, t.n_heads, t.ffn_dim, a.experts):
-            return m.title, m.key
-    return ("unlisted Llama 4" if a.experts else "unlisted Llama 3.2 vision model"), None
+            return m
+    return None

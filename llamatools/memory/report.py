@@ -13,7 +13,7 @@ from llamatools.memory import estimates
 from llamatools.memory.engines import PLAIN, Engine
 from llamatools.memory.fit import Search, largest_batch, largest_context, verdict
 from llamatools.memory.formats import FORMATS, Format
-from llamatools.memory.gpus import Gpu
+from llamatools.memory.gpus import Gpu, known
 from llamatools.memory.kv import whole_cache
 from llamatools.memory.need import Deployment, Need
 from llamatools.memory.parallel import Shares, kv_heads, problems, shares, vocabulary
@@ -84,7 +84,7 @@ class _Asked:
         if wrong:
             raise UsageError(wrong, hint="these divisions leave ranks with unequal heads")
         self.weights, self.loose = _in_format(s, q.weights_dtype)
-        self.kv_format = FORMATS[q.kv_dtype] if q.kv_dtype else _cacheable(s.format)
+        self.kv_format = q.engine.format(q.kv_dtype) if q.kv_dtype else _cacheable(s.format)
         self.deployment = Deployment(
             a, self.shares(q.tp), self.kv_format, q.tp, q.pp, q.engine,
             q.images if a.crosses else 0, a.spec.context or 0,
@@ -101,6 +101,14 @@ class _Asked:
     def bytes(self, value: int) -> Report:
         """A figure made of weights."""
         return exact(value) if self.loose is None else estimate(value, self.loose)
+
+    def cached(self, value: int, context: int) -> Report:
+        """A figure made of caches of so many tokens."""
+        windows = [k.window for k in self.subject.architecture.layers if k.window]
+        if not windows or context <= min(windows) or self.question.engine.keeps_windows:
+            return exact(value)
+        return estimate(value, "a chunk at most in layers that look back no further; engines "
+                        "keep some more")  # fmt: skip
 
 
 def _scaled(s: Shares, up: int, down: int) -> Shares:
@@ -126,9 +134,7 @@ def _in_format(s: Subject, name: str | None) -> tuple[tuple[Weight, ...], str | 
             else f"{name} for every matrix, 32 bits for vectors"
         )  # fmt: skip
         return cast(s.weights, fmt), loose
-    if s.explained:
-        return s.weights, None
-    return s.weights, "the bytes of the files, divided as the model's parameters are"
+    return s.weights, s.loose
 
 
 def answer(subject: Subject, question: Question) -> Answer:
@@ -137,6 +143,7 @@ def answer(subject: Subject, question: Question) -> Answer:
     contexts = question.contexts or _usual(subject.architecture.spec.context)
     needs = {c: asked.deployment.need(c, question.batch) for c in contexts}
     gate = _gate(asked, contexts, needs)
+    gpus, longest = _gpus(asked, contexts, needs)
     report: Report = {
         "$schema": SCHEMA,
         "source": {"kind": subject.kind, "name": subject.name},
@@ -147,10 +154,10 @@ def answer(subject: Subject, question: Question) -> Answer:
         "kv": _kv(asked),
         "parallel": _parallel(asked),
         "contexts": [_context(asked, c, needs[c]) for c in contexts],
-        "gpus": _gpus(asked, contexts, needs),
+        "gpus": gpus,
         "limit": gate,
         "warnings": [*subject.warnings, *_warnings(asked, contexts)],
-        "notes": [*subject.notes, *_notes(asked)],
+        "notes": [*subject.notes, *_notes(asked, longest)],
     }
     return Answer(report, bool(gate and gate["over"]), asked.deployment)
 
@@ -212,7 +219,7 @@ def _weights(asked: _Asked) -> Report:
 
 def _formats(asked: _Asked) -> str:
     s = asked.subject
-    if not s.explained:
+    if s.loose and s.stored:
         return "as stored"
     return ", ".join(dict.fromkeys(w.format.name for w in s.weights))
 
@@ -258,24 +265,31 @@ def _context(asked: _Asked, context: int, need: Need) -> Report:
     return {
         "context": context,
         "batch": batch,
-        "kv": exact(asked.deployment.kv_total(context, batch)),
+        "kv": asked.cached(asked.deployment.kv_total(context, batch), context),
         "per_gpu": {
             "weights": asked.bytes(need.weights),
-            "kv": exact(need.kv),
+            "kv": asked.cached(need.kv, context),
             "rope": estimate(need.extra.rope, estimates.SOURCES["rope"]),
             "activations": estimate(need.extra.activations, estimates.SOURCES["activations"]),
             "runtime": estimate(need.extra.runtime, estimates.SOURCES["runtime"]),
             "total": estimate(need.total, "the sum, estimates included"),
         },
+        "smallest_gpu": next((g.key for g in known().values() if verdict(need, g) == "fits"), None),
     }
 
 
-def _gpus(asked: _Asked, contexts: Sequence[int], needs: dict[int, Need]) -> list[Report]:
+def _gpus(
+    asked: _Asked, contexts: Sequence[int], needs: dict[int, Need]
+) -> tuple[list[Report], int]:
+    """Of each GPU; and the longest context on any."""
     d, batch = asked.deployment, asked.question.batch
     search = Search(d, asked.shares)
     out: list[Report] = []
+    longest = 0
     for gpu in asked.question.gpus:
         fewest = search.fewest(gpu, contexts[-1], batch)
+        most = largest_context(d, gpu, batch)
+        longest = max(longest, most)
         by_sum = "the largest whose sum, estimates included, is within what is usable"
         out.append({
             "key": gpu.key,
@@ -285,7 +299,7 @@ def _gpus(asked: _Asked, contexts: Sequence[int], needs: dict[int, Need]) -> lis
             "verdicts": [
                 {"context": c, "verdict": verdict(needs[c], gpu)} for c in contexts
             ],
-            "largest_context": estimate(largest_context(d, gpu, batch), by_sum),
+            "largest_context": estimate(most, by_sum),
             "largest_batch": [
                 {"context": c, "batch": estimate(largest_batch(d, gpu, c), by_sum)}
                 for c in contexts
@@ -297,7 +311,7 @@ def _gpus(asked: _Asked, contexts: Sequence[int], needs: dict[int, Need]) -> lis
                 "gpus": estimate(fewest.gpus, by_sum.replace("largest", "smallest number")),
             } if fewest else None,
         })  # fmt: skip
-    return out
+    return out, longest
 
 
 def _gate(asked: _Asked, contexts: Sequence[int], needs: dict[int, Need]) -> Report | None:
@@ -318,7 +332,6 @@ def _warnings(asked: _Asked, contexts: Sequence[int]) -> list[str]:
     native, kv = a.spec.context, a.spec.n_kv_heads
     beyond = [c for c in contexts if native and c > native]
     offered = q.engine.formats
-    spare = max(0, vocabulary(a.spec.vocab_size, q.tp, q.engine) - a.spec.vocab_size)
     stages = asked.deployment.stages
     table: tuple[tuple[bool, Callable[[], str]], ...] = (
         (bool(beyond), lambda: (
@@ -330,11 +343,8 @@ def _warnings(asked: _Asked, contexts: Sequence[int]) -> list[str]:
             f"{q.tp // kv} times; ranks beyond {kv} save no KV memory"
         )),
         (bool(offered) and asked.kv_format.name not in offered, lambda: (
-            f"{q.engine.name} has no KV cache in {asked.kv_format.name}: it offers "
-            f"{', '.join(offered)}"
-        )),
-        (bool(spare), lambda: (
-            f"{q.engine.name} pads the vocabulary by {count(spare, 'row')} for {q.tp} ranks"
+            f"{q.engine.name}: a KV cache in {asked.kv_format.name} is none of those it has "
+            f"({', '.join(offered)})"
         )),
         (len({len(s.layers) for s in stages}) > 1, lambda: (
             f"--pp {q.pp}: stages of unequal size, "
@@ -344,9 +354,17 @@ def _warnings(asked: _Asked, contexts: Sequence[int]) -> list[str]:
     return [words() for true, words in table if true]
 
 
-def _notes(asked: _Asked) -> list[str]:
+def _notes(asked: _Asked, longest: int) -> list[str]:
     a, q = asked.subject.architecture, asked.question
+    native = a.spec.context
+    padded = vocabulary(a.spec.vocab_size, q.tp, q.engine)
     table: tuple[tuple[bool, Callable[[], str]], ...] = (
+        (bool(native) and longest > (native or 0), lambda: (
+            f"longest is what memory allows; the model was made for {native:,} tokens"
+        )),
+        (padded > a.spec.vocab_size, lambda: (
+            f"{q.engine.name} pads the vocabulary to {padded:,} rows"
+        )),
         (bool(a.windowed), lambda: (
             f"{a.windowed} of {a.spec.n_layers} layers keep one chunk of tokens at most; engines "
             "keep some more while they read a prompt"

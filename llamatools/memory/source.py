@@ -16,7 +16,6 @@ from llamatools.containers.base import StoredTensor
 from llamatools.containers.detect import open_container
 from llamatools.errors import BadInput, Unsupported
 from llamatools.family.identify import identify
-from llamatools.inspection import count_parameters
 from llamatools.layouts import hf_config, meta_config
 from llamatools.memory import registry
 from llamatools.memory.architecture import Architecture, dense
@@ -61,8 +60,8 @@ class Subject:
     weights: tuple[Weight, ...]
     """Each once, in the format it is stored in."""
     stored: Stored | None = None
-    explained: bool = True
-    """`weights` account for what the files hold; not so where they are packed or unexpected."""
+    loose: str | None = None
+    """Why `weights` are no exact account of the bytes: they are packed, unexpected, unknown."""
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -117,27 +116,31 @@ def _by_name(source: str) -> Subject:
 
 def _described(source: str, d: Described) -> Subject:
     """A bare config: what it says, in the type it says."""
-    title, key, split = _identity(d.architecture)
-    a = replace(d.architecture, split_vocabulary=split) if key else d.architecture
-    warnings = list(d.warnings)
+    title, key, context = _identity(d.architecture)
+    spec = d.architecture.spec
+    a = replace(d.architecture, spec=replace(spec, context=spec.context or context))
+    warnings, loose = list(d.warnings), None
     if d.quantised:
+        loose = f"as if in {d.format.name}: quantised bytes cannot be told without the files"
         warnings.append(
             f"the config says the weights are quantised ({d.quantised}); without the files their "
             f"bytes are unknown, and {d.format.name} is shown: see --weights-dtype"
         )
     return Subject(
-        "config", source, title, key, a, d.format, weights(a, d.format),
+        "config", source, title, key, a, d.format, weights(a, d.format), loose=loose,
         warnings=tuple(warnings), notes=d.notes,
     )  # fmt: skip
 
 
-def _identity(a: Architecture) -> tuple[str, str | None, bool]:
-    """(title, official key, whether Meta splits its vocabulary)"""
-    if a.experts or a.tower or a.crosses:
-        return (*registry.title_of(a), True)
+def _identity(a: Architecture) -> tuple[str, str | None, int | None]:
+    """(title, official key, the context that such models are made for)"""
+    if a.experts or a.crosses:
+        known = registry.of_sizes(a)
+        if known:
+            return known.title, known.key, known.architecture.spec.context
+        return ("unlisted Llama 4" if a.experts else "unlisted Llama 3.2 vision model"), None, None
     found = identify(a.spec, context_is_known=a.spec.context is not None)
-    key = found.official.key if found.official else None
-    return found.title, key, found.generation.split_vocabulary
+    return found.title, found.official.key if found.official else None, found.context
 
 
 def _stored(tensors: Iterable[StoredTensor], dropped: Iterable[str], files: int) -> Stored:
@@ -170,11 +173,10 @@ def _opened(source: str, ck: Checkpoint) -> Subject:
         notes.append(f"the head is the embedding, and stored twice: {twice} more in the files")
     if ck.dropped:
         notes.append(f"{count(len(ck.dropped), 'buffer')} in the files that are no weights")
-    assert sum(w.numel for w in every) == count_parameters(ck).unique
     return Subject(
         "checkpoint", source, identity.title,
         identity.official.key if identity.official else None,
-        a, of_dtype(ck.dtype), every, stored, True, tuple(warnings), tuple(notes),
+        a, of_dtype(ck.dtype), every, stored, None, tuple(warnings), tuple(notes),
     )  # fmt: skip
 
 
@@ -235,16 +237,22 @@ def _by_headers(
             f"packed integer weights{how}: {count(len(packed), 'tensor')} of {kinds}; parameters "
             "are counted by the config, bytes by the files"
         )
+    elif quantised:
+        warnings.append(
+            f"quantised weights ({quantised}): parameters are counted by the config, bytes by the "
+            f"files ({listing(sorted(stored.by_dtype))})"
+        )
     elif stored.elements != expected:
         warnings.append(
             f"the tensors hold {stored.elements:,} elements, the config makes {expected:,} "
             "parameters: the tensors are believed for bytes "
             f"({listing(sorted(stored.by_dtype))})"
         )
+    loose = None if explained else "the bytes of the files, divided as the model's weights are"
     fmt = of_dtype(dtype) if dtype and explained else s.format
     every = tuple(replace(w, format=fmt) for w in s.weights)
     note = "a kind that is not converted; its memory is known all the same"
     return replace(
-        s, kind="checkpoint", format=fmt, weights=every, stored=stored, explained=explained,
+        s, kind="checkpoint", format=fmt, weights=every, stored=stored, loose=loose,
         warnings=tuple(warnings), notes=(*s.notes, note),
     )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from llamatools.memory.architecture import Architecture, Layer, dense
+from llamatools.memory.config import read_hf
 from llamatools.memory.engines import ENGINES
 from llamatools.memory.formats import FORMATS
 from llamatools.memory.kv import Cache, whole_cache
@@ -129,6 +130,54 @@ def test_formats() -> None:
         "q8_0": 1.0625 / 2, "q5_1": 0.75 / 2, "q5_0": 0.6875 / 2, "q4_1": 0.625 / 2,
         "q4_0": 0.5625 / 2, "iq4_nl": 0.5625 / 2,
     }  # fmt: skip
+
+
+def test_mlx_quantises_in_groups_of_64() -> None:
+    base = _cache("llama-3.1-8b").per_token
+    for name, size in (("int8", 1.0625), ("int4", 0.5625)):
+        fmt = ENGINES["mlx"].format(name)
+        assert fmt.per_element == size
+        named = by_name("llama-3.1-8b")
+        assert named is not None
+        assert whole_cache(named.architecture, fmt).per_token == base * size / 2
+    assert ENGINES["vllm"].format("int4") == FORMATS["int4"]
+
+
+def test_what_transformers_holds_of_images() -> None:
+    """Llama 3.2 vision: cross-attention keeps every tile's tokens, whatever the text."""
+    from transformers import DynamicCache, MllamaConfig, MllamaForConditionalGeneration
+
+    config = MllamaConfig(
+        text_config={
+            "hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 64,
+            "cross_attention_layers": [1, 3], "pad_token_id": 0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        vision_config={
+            "hidden_size": 16, "num_hidden_layers": 3, "num_global_layers": 2,
+            "attention_heads": 2, "intermediate_size": 24, "image_size": 28, "patch_size": 14,
+            "vision_output_dim": 48, "intermediate_layers_indices": [0, 1],
+        },
+        image_token_index=63,
+    )  # fmt: skip
+    model = MllamaForConditionalGeneration(config).eval()
+    described = read_hf(config.to_dict())
+    for batch, images, tokens in ((1, 1, 7), (2, 2, 9)):
+        cache = DynamicCache(config=config)
+        with torch.no_grad():
+            model(
+                input_ids=torch.ones(batch, tokens, dtype=torch.long),
+                pixel_values=torch.zeros(batch, images, 4, 3, 28, 28),
+                aspect_ratio_ids=torch.ones(batch, images, dtype=torch.long),
+                aspect_ratio_mask=torch.ones(batch, images, 4, dtype=torch.long),
+                cross_attention_mask=torch.ones(batch, tokens, images, 4, dtype=torch.long),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        found = whole_cache(described.architecture, FORMATS["fp32"], ENGINES["hf"])
+        assert found.nbytes(tokens, batch, images) == _held(cache)
+        assert found.nbytes(tokens, batch, images - 1) < _held(cache)
 
 
 def test_images() -> None:

@@ -165,10 +165,20 @@ def test_warnings() -> None:
     assert said() == ""
     assert "beyond the 131,072 tokens" in said("--context", "8k,256k")
     assert "ranks beyond 8 save no KV memory" in said("--tp", "16")
-    assert "llama.cpp has no KV cache in fp8" in said("--engine", "llama.cpp", "--kv-dtype", "fp8")
+    assert "llama.cpp: a KV cache in fp8 is none of those" in said(
+        "--engine", "llama.cpp", "--kv-dtype", "fp8"
+    )
     assert said("--engine", "llama.cpp", "--kv-dtype", "q8_0") == ""
     assert said("--pp", "2") == ""
     assert "11, 11, 10 layers" in said("--pp", "3")
+
+
+def test_longest_is_by_memory_alone() -> None:
+    def notes(gpu: str) -> list[str]:
+        return list(_report("llama-3.1-8b", "--kv-memory", "--gpu", gpu)["notes"])
+
+    assert any("the model was made for 131,072 tokens" in n for n in notes("h200"))
+    assert notes("rtx4090") == []
 
 
 def _shown(*words: object, columns: int = 80, monkeypatch: Any) -> str:
@@ -188,18 +198,28 @@ def test_it_fits_the_terminal(name: str, columns: int, monkeypatch: pytest.Monke
         assert word in out
     if columns == 80:  # no cell of a table is broken in two
         assert re.search(r"^mi300x-192gb +~173 GiB +\w+ ", out, re.M)
+        many = ",".join(str(n) for n in range(1000, 100_000, 9000))
+        out = _shown(
+            "llama-3.1-405b", "--kv-memory", "--compare", "--context", many,
+            columns=columns, monkeypatch=monkeypatch,
+        )  # fmt: skip
+        assert re.search(r"^t4-16gb +~13.1 GiB .* ~\d+ \(\d+ x \d+\) *$", out, re.M)
 
 
 def test_the_plot_shows_what_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("llama-3.1-8b", "--kv-memory", "--gpu", "rtx5090", "--context", "128k")
     rows = [r for r in _shown(*words, monkeypatch=monkeypatch).splitlines() if "│" in r]
-    assert len(rows) == 10
-    assert "█" in rows[1]
+    assert len(rows) == 11
+    assert rows[0].split("│")[1].rstrip()[-1] == "█"
     assert set(rows[-1].split("│")[1].strip()) == {"░"}
     line = next(i for i, r in enumerate(rows) if "rtx5090-32gb" in r)
-    total = _report(*words)["contexts"][0]["per_gpu"]["total"]["value"]
-    usable = _report(*words)["gpus"][0]["usable"]["value"]
-    assert line == 9 - (usable - 1) * 10 // total
+    needed = _report(*words)["contexts"][0]["per_gpu"]
+    usable = _report(*words)["gpus"][0]["usable"]["value"] - needed["weights"]["value"]
+    assert line == 9 - usable * 10 // (needed["total"]["value"] - needed["weights"]["value"])
+    # Where the cache crosses the line is the longest context that the table has.
+    crossing = rows[line].split("│")[1].index("█") / len(rows[line].split("│")[1].split()[0])
+    longest = _report(*words)["gpus"][0]["largest_context"]["value"] / 131072
+    assert abs(crossing - longest) < 0.1
     # The control: with nothing cached there is nothing to see of it.
     less = ("llama-3.1-8b", "--kv-memory", "--gpu", "rtx5090", "--context", "1")
     plot = [r for r in _shown(*less, monkeypatch=monkeypatch).splitlines() if "│" in r]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.calls import call
 
 from llamatools.errors import UsageError
 from llamatools.memory import estimates
@@ -22,6 +23,18 @@ def test_verdicts_at_their_edges(total: int, said: str) -> None:
     for kv in (0, total // 2, total):
         assert verdict(Need(total - kv, kv, Estimates(0, 0, 0)), GPU) == said
     assert verdict(Need(0, 0, Estimates(0, total, 0)), GPU) == said
+
+
+def test_the_smallest_gpu_is_named() -> None:
+    done = call("inspect", "llama-3.1-8b", "--kv-memory", "--json", "--compare")
+    for row in done.json["contexts"]:
+        verdicts = {
+            g["key"]: v["verdict"]
+            for g in done.json["gpus"] for v in g["verdicts"] if v["context"] == row["context"]
+        }  # fmt: skip
+        assert row["smallest_gpu"] == next(k for k, v in verdicts.items() if v == "fits")
+    done = call("inspect", "llama-3.1-405b", "--kv-memory", "--json")
+    assert [row["smallest_gpu"] for row in done.json["contexts"]] == [None] * 3
 
 
 def test_80_gb_are_not_80_gib() -> None:

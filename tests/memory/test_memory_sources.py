@@ -55,6 +55,10 @@ def test_every_layout_says_the_same(model: Tiny, tmp_path: Path) -> None:
     assert reports[0]["weights"]["stored"]["total"]["value"] == truth
     count = sum(t.numel() for t in model.truth.values())
     assert reports[0]["parameters"]["unique"]["value"] == count
+    plain = call("inspect", hf, "--json").json["parameters"]
+    assert plain["unique"] == reports[0]["parameters"]["unique"]["value"]
+    groups = {g: n["value"] for g, n in reports[0]["parameters"]["by_group"].items()}
+    assert plain["by_group"] == groups
 
 
 @pytest.mark.parametrize("model", [Tiny(), Tiny(style="llama-3.2", tied=True)], ids=str)
@@ -171,6 +175,7 @@ def test_packed_weights(tmp_path: Path) -> None:
     assert abs(report["contexts"][0]["per_gpu"]["weights"]["value"] - size) < 100
     (tmp_path / "q" / "model.safetensors").unlink()
     alone = _ask(tmp_path / "q" / "config.json")
+    assert alone["weights"]["loaded"]["kind"] == "estimate"
     assert any("quantised (gptq)" in w for w in alone["warnings"])
 
 
@@ -211,6 +216,89 @@ def test_a_vision_checkpoint(tmp_path: Path) -> None:
         **json.loads((folder / "config.json").read_text())["text_config"], "vocab_size": 65,
     })  # fmt: skip
     assert any("tensors are believed" in w for w in _ask(folder)["warnings"])
+
+
+def _released_mixture(**changes: object) -> dict[str, Any]:
+    """Scout's config.json, as far as it matters."""
+    text = {
+        "model_type": "llama4_text", "attention_bias": False, "attention_chunk_size": 8192,
+        "head_dim": 128, "hidden_act": "silu", "hidden_size": 5120, "intermediate_size": 8192,
+        "intermediate_size_mlp": 16384, "interleave_moe_layer_step": 1,
+        "max_position_embeddings": 10485760, "no_rope_layers": [], "num_attention_heads": 40,
+        "num_experts_per_tok": 1, "num_hidden_layers": 48, "num_key_value_heads": 8,
+        "num_local_experts": 16, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+        "rope_scaling": {"factor": 16.0, "high_freq_factor": 1.0, "low_freq_factor": 1.0,
+                         "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+        "torch_dtype": "bfloat16", "use_qk_norm": True, "vocab_size": 202048, **changes,
+    }  # fmt: skip
+    vision = {
+        "model_type": "llama4_vision_model", "hidden_size": 1408, "image_size": 336,
+        "intermediate_size": 5632, "num_attention_heads": 16, "num_hidden_layers": 34,
+        "patch_size": 14, "projector_input_dim": 4096, "projector_output_dim": 4096,
+        "vision_output_dim": 4096,
+    }  # fmt: skip
+    return {
+        "architectures": ["Llama4ForConditionalGeneration"], "model_type": "llama4",
+        "text_config": text, "vision_config": vision, "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "llama-4-scout"),
+        ({"no_rope_layers": [1, 1, 1, 0] * 12, "moe_layers": list(range(48))}, "llama-4-scout"),
+        ({"num_local_experts": 128, "interleave_moe_layer_step": 2}, "llama-4-maverick"),
+    ],
+)
+def test_configs_of_mixtures(changes: dict[str, Any], name: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(_released_mixture(**changes)))
+    found, named = _ask(config), _ask(name)
+    assert _figures(found) == _figures(named)
+    assert found["model"] == named["model"]
+    config.write_text(json.dumps(_released_mixture(num_local_experts=None, no_rope_layers="x")))
+    seen = call("inspect", config, "--kv-memory")
+    assert seen.code == 3
+    assert "num_local_experts is missing" in seen.err
+
+
+def test_a_mixture_checkpoint(tmp_path: Path) -> None:
+    from transformers import Llama4ForCausalLM, Llama4TextConfig
+
+    config = Llama4TextConfig(
+        hidden_size=48, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=2,
+        head_dim=8, intermediate_size=32, intermediate_size_mlp=64, vocab_size=96,
+        num_local_experts=2, interleave_moe_layer_step=2, attention_chunk_size=16,
+        pad_token_id=None,
+    )  # fmt: skip
+    model = Llama4ForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "m")
+    assert call("inspect", tmp_path / "m").code == 3
+    report = _ask(tmp_path / "m", "--context", "16,64", "--engine", "vllm")
+    assert report["warnings"] == []
+    count = sum(p.numel() for p in model.parameters())
+    assert report["parameters"]["unique"]["value"] == count
+    assert report["weights"]["loaded"] == {"value": 2 * count, "kind": "exact"}
+    assert [c["kv"]["kind"] for c in report["contexts"]] == ["exact", "estimate"]
+
+
+def test_fp8_weights(tmp_path: Path) -> None:
+    """Scales beside them are no parameters, and cost bytes."""
+    model = Tiny()
+    tensors = dict(model.truth)
+    for name in [n for n in tensors if "proj" in n]:
+        tensors[name] = torch.zeros(tensors[name].shape, dtype=torch.float8_e4m3fn)
+        tensors[name + "_scale"] = torch.zeros(tensors[name].shape[0], 1, dtype=torch.bfloat16)
+    folder = tmp_path / "f"
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    config = hf_config(model) | {"quantization_config": {"quant_method": "compressed-tensors"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    report = _ask(folder)
+    assert report["weights"]["loaded"]["value"] == sum(t.nbytes for t in tensors.values())
+    assert report["parameters"]["unique"]["value"] == sum(t.numel() for t in model.truth.values())
+    assert any("quantised weights (compressed-tensors)" in w for w in report["warnings"])
 
 
 def test_configs_of_other_models_are_refused(tmp_path: Path) -> None:

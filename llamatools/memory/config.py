@@ -81,6 +81,15 @@ def read_meta(data: Mapping[str, object]) -> Described:
     if "vision_num_cross_attention_layers" in data and "moe_args" not in data:
         crosses = f.count("vision_num_cross_attention_layers") or 0
         image, tiles = f.count("vision_chunk_size"), f.count("vision_max_num_chunks")
+        f.problems += [
+            f"{meta_config.NAME}: {key} {n:,} is more than any model has ({most:,})"
+            for key, n, most in (
+                ("vision_num_cross_attention_layers", crosses, _MOST_LAYERS),
+                ("vision_chunk_size", image or 0, _MOST_EXTENT),
+                ("vision_max_num_chunks", tiles or 0, _MOST_EXTENT),
+            )
+            if n > most
+        ]
         if f.problems:
             raise BadInput(f.problems)
         plain = {k: v for k, v in plain.items() if not k.startswith("vision_")}

@@ -51,7 +51,8 @@ def _memory(
     """`inspect --kv-memory`; 1 where a limit is passed."""
     from llamatools.memory.engines import ENGINES
     from llamatools.memory.gpus import find, known
-    from llamatools.memory.report import Question, answer
+    from llamatools.memory.question import Question
+    from llamatools.memory.report import answer
     from llamatools.memory.source import read_subject
 
     named = find(gpus)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from llamatools.family.registry import OFFICIAL, Official
+from llamatools.memory import llama4, mllama
 from llamatools.memory.architecture import Architecture, Experts, dense
-from llamatools.memory.config import llama4, llama4_tower, mllama, mllama_tower
 from llamatools.spec import ModelSpec, llama3_scaling
 
 
@@ -46,7 +46,8 @@ def _vision(key: str, title: str, dim: int, layers: int, heads: int, ffn: int) -
     """Every fifth layer, from the fourth on, looks at the image."""
     spec = ModelSpec(dim, layers, heads, 8, 128, ffn, 128256, 1e-5, 5e5, llama3_scaling(8.0),
                      131072, False)  # fmt: skip
-    return Named(key, title, mllama(spec, frozenset(range(3, layers, 5)), mllama_tower()))
+    crosses = frozenset(range(3, layers, 5))
+    return Named(key, title, mllama.architecture(spec, crosses, mllama.released_tower()))
 
 
 def _mixture(key: str, title: str, experts: int, step: int, context: int) -> Named:
@@ -56,7 +57,11 @@ def _mixture(key: str, title: str, experts: int, step: int, context: int) -> Nam
     whole = frozenset(range(3, 48, 4))
     mixed = frozenset(range(step - 1, 48, step))
     return Named(
-        key, title, llama4(spec, Experts(experts, 16384), 8192, whole, mixed, llama4_tower())
+        key,
+        title,
+        llama4.architecture(
+            spec, Experts(experts, 16384), 8192, whole, mixed, llama4.released_tower()
+        ),
     )
 
 

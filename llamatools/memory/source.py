@@ -19,7 +19,8 @@ from llamatools.family.identify import identify
 from llamatools.layouts import hf_config, meta_config
 from llamatools.memory import registry
 from llamatools.memory.architecture import Architecture, dense
-from llamatools.memory.config import Described, read_config_file
+from llamatools.memory.config import read_config_file
+from llamatools.memory.described import Described
 from llamatools.memory.formats import Format, of_config, of_dtype
 from llamatools.memory.parameters import Weight, weights
 from llamatools.opening.folder import Folder, scan

@@ -339,6 +339,11 @@ def test_params_of_released_kinds(tmp_path: Path) -> None:
     found, named = _ask(params), _ask("llama-3.2-11b-vision")
     assert _figures(found) == _figures(named)
     assert found["model"] == named["model"]
+    for n_layers, crosses in ((33, 8), (36, 8), (2, 9), (7, 0)):
+        changed = {"n_layers": n_layers, "vision_num_cross_attention_layers": crosses or None}
+        params.write_text(json.dumps(vision | changed))
+        a = _ask(params)["architecture"]
+        assert (a["n_layers"], a["cross_attention_layers"]) == (n_layers + crosses, crosses)
     old = {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 256, "norm_eps": 1e-6,
            "vocab_size": -1}  # fmt: skip
     params.write_text(json.dumps(old))

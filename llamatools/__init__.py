@@ -23,7 +23,12 @@ from llamatools._version import __version__
 if TYPE_CHECKING:
     from llamatools.checkpoint import Checkpoint, open_checkpoint
     from llamatools.conversion import Prepared, convert, prepare, run
+    from llamatools.deltas.apply import apply_delta
+    from llamatools.deltas.decode import decode_delta
+    from llamatools.deltas.make import make_delta
     from llamatools.errors import LlamatoolsError
+    from llamatools.extraction.choice import Extract
+    from llamatools.extraction.extract import extract_lora
     from llamatools.fingerprints import Fingerprint, differences, fingerprint
     from llamatools.inspection import inspect
     from llamatools.merging.prepare import Merge, prepare_merge
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Checkpoint": "checkpoint",
+    "Extract": "extraction.choice",
     "Fingerprint": "fingerprints",
     "LlamatoolsError": "errors",
     "Merge": "merging.prepare",
@@ -47,12 +53,16 @@ _HOMES = {
     "Prepared": "conversion",
     "RopeScaling": "spec",
     "Swap": "swapping",
+    "apply_delta": "deltas.apply",
     "compare_tokenizers": "tokenizer.between",
     "convert": "conversion",
     "convert_tokenizer": "tokenizing",
+    "decode_delta": "deltas.decode",
     "differences": "fingerprints",
+    "extract_lora": "extraction.extract",
     "fingerprint": "fingerprints",
     "inspect": "inspection",
+    "make_delta": "deltas.make",
     "merge_tokenizers": "tokenizing",
     "open_checkpoint": "checkpoint",
     "open_tokenizer": "tokenizer.opening",
@@ -66,6 +76,7 @@ _HOMES = {
 
 __all__ = [
     "Checkpoint",
+    "Extract",
     "Fingerprint",
     "LlamatoolsError",
     "Merge",
@@ -76,12 +87,16 @@ __all__ = [
     "RopeScaling",
     "Swap",
     "__version__",
+    "apply_delta",
     "compare_tokenizers",
     "convert",
     "convert_tokenizer",
+    "decode_delta",
     "differences",
+    "extract_lora",
     "fingerprint",
     "inspect",
+    "make_delta",
     "merge_tokenizers",
     "open_checkpoint",
     "open_tokenizer",

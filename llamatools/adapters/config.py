@@ -60,6 +60,11 @@ class Config:
     base_model: str | None = None
     task: str | None = None
 
+    def saves(self, module: str) -> bool:
+        """Whether modules_to_save names a module, by the end of its path, or one around it."""
+        path = f".{module}."
+        return any(module.endswith(name) or f".{name}." in path for name in self.saved)
+
     def rank_of(self, module: str) -> int:
         key = first_match(self.ranks or (), module, f"{self.where}: rank_pattern")
         return self.rank if key is None or self.ranks is None else self.ranks[key]

@@ -6,7 +6,7 @@
     [base_model.model.]MODULE.lora_embedding_B[.NAME]              (dim, r)
     [base_model.model.]MODULE.lora_magnitude_vector[.NAME][.weight]
     [base_model.model.]MODULE[.base_layer].weight | .bias          in place of the base's own
-    [base_model.model.]MODULE.modules_to_save[.NAME].weight | .bias
+    [base_model.model.]MODULE.modules_to_save[.NAME[.MODULE IN IT]].weight | .bias
     [base_model.model.]MODULE.token_adapter.trainable_tokens_delta[.NAME]   (tokens, dim)
     [base_model.model.]MODULE.original_module...                   the base's own: ignored
 
@@ -70,6 +70,10 @@ def parse_name(name: str) -> AdapterName | None:
         module = words
     else:
         marker, inner, module = words[at], words[at + 1 :], words[:at]
+    if marker == "modules_to_save":  # a block that is saved whole has modules in it
+        module, inner = module + inner[1:], inner[:1]
+    elif marker == "original_module":
+        inner = []
     role = _ROLES.get((marker, leaf))
     module = [w for w in module if w not in _WRAPPERS]
     if role is None or len(inner) > 1 or not module:

@@ -28,13 +28,13 @@ class Part:
     weight: Expr | None = None
     """In place of the base's."""
     bias: Expr | None = None
+    tokens: tuple[tuple[int, ...], Expr] | None = None
+    """(row numbers, rows) in place of the weight's."""
     low_rank: LowRankPart | None = None
     added_bias: tuple[float, Expr] | None = None
     """(scale, what is added to the bias)"""
     magnitude: Expr | None = None
     """DoRA: lengths of the weight's rows, or of an embedding's columns."""
-    tokens: tuple[tuple[int, ...], Expr] | None = None
-    """(row numbers, rows) in place of the weight's."""
     trained: bool = True
     """False for a weight that merely goes along: the base's own, of another size perhaps."""
     is_embedding: bool = False

@@ -24,6 +24,7 @@ from llamatools.containers.base import StoredTensor
 from llamatools.errors import BadInput
 from llamatools.expr.blocks import BlockDiagonal
 from llamatools.expr.nodes import Expr, Read
+from llamatools.expr.probe import equal
 from llamatools.text import listing, safe
 
 Roles = dict[str, StoredTensor]
@@ -39,7 +40,10 @@ def read_parts(tensors: Iterable[StoredTensor], config: Config) -> dict[str, Par
     problems: list[str] = []
     parts = {m: _part(m, roles, config, problems) for m, roles in modules.items()}
     if problems:
-        raise BadInput(problems[:20], hint="was the adapter saved whole?")
+        raise BadInput(
+            problems[:20],
+            hint="the file and its config contradict each other, or it was not saved whole",
+        )
     return parts
 
 
@@ -55,16 +59,17 @@ def _by_module(tensors: Iterable[StoredTensor]) -> dict[str, Roles]:
         elif name.role != IGNORED:
             names |= {name.adapter} if name.adapter else set()
             roles = out.setdefault(name.module, {})
-            if name.role in roles:
+            known = roles.setdefault(name.role, t)
+            # With a resized vocabulary PEFT stores what it saves under two names.
+            if known is not t and not equal(Read(known), Read(t)):
                 twice.append(t.name)
-            roles[name.role] = t
     problems = []
     if unknown:
         problems.append(f"tensors of an adapter that are not known: {listing(unknown)}")
     if len(names) > 1:
         problems.append(f"the file holds several adapters: {listing(sorted(names))}")
     elif twice:
-        problems.append(f"stored twice, under two names: {listing(twice)}")
+        problems.append(f"stored twice, with different values: {listing(twice)}")
     if problems:
         raise BadInput(problems)
     return out
@@ -112,8 +117,7 @@ def _read(roles: Mapping[str, StoredTensor], role: str) -> Expr | None:
 
 def _is_trained(module: str, roles: Roles, config: Config) -> bool:
     """Whether a weight in the file was trained, rather than saved since it has another size."""
-    last = module.rpartition(".")[2]
-    return WEIGHT not in roles or module in config.saved or last in config.saved
+    return WEIGHT not in roles or config.saves(module)
 
 
 def _check_factors(
@@ -155,8 +159,7 @@ def _expand(
     blocks = config.blocks
     if blocks is None:
         return left, right
-    last = module.rpartition(".")[2]
-    in_a, in_b = (any(word in last for word in words) for words in (blocks.a, blocks.b))
+    in_a, in_b = (any(word in module for word in words) for words in (blocks.a, blocks.b))
     if in_a and in_b:
         problems.append(f"{safe(module)}: use_bdlora names both of its factors block-diagonal")
     elif in_a and right.rows % blocks.count == 0:

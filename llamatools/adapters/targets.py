@@ -24,7 +24,7 @@ def lacking(config: Config, parts: dict[str, Part], modules: Iterable[str]) -> l
     low_rank = {m for m, p in parts.items() if p.low_rank is not None}
     weights = {m for m, p in parts.items() if p.weight is not None}
     rows = {m for m, p in parts.items() if p.tokens is not None}
-    wanted = {m: _listed(config.saved, m) for m in modules}
+    wanted = {m: config.saves(m) for m in modules}
     return [
         m
         for m, saved in wanted.items()
@@ -51,7 +51,9 @@ def _is_target(config: Config, module: str) -> bool:
         return module.endswith("_proj") and not _listed(_NOT_LINEAR, module)
     if not _matches(config.target, module, f"{config.where}: target_modules"):
         return False
-    return isinstance(config.target, str) or not config.layers or _in_layers(config, module)
+    if isinstance(config.target, str) or module in (config.target or ()):
+        return True  # layers_to_transform restricts modules that are named by the end of their path
+    return not config.layers or _in_layers(config, module)
 
 
 def _in_layers(config: Config, module: str) -> bool:

@@ -11,9 +11,12 @@ import click
 
 from llamatools._version import __version__
 from llamatools.cli import failures
+from llamatools.cli.apply_delta import apply_delta
 from llamatools.cli.convert import convert
+from llamatools.cli.extract_lora import extract_lora
 from llamatools.cli.fingerprint import fingerprint
 from llamatools.cli.inspect import inspect
+from llamatools.cli.make_delta import make_delta
 from llamatools.cli.merge_lora import merge_lora
 from llamatools.cli.tokenizer import tokenizer
 
@@ -28,7 +31,16 @@ def cli() -> None:
     """Detect, convert, merge and fingerprint Llama checkpoints and their tokenizers."""
 
 
-for _command in (convert, merge_lora, inspect, fingerprint, tokenizer):
+for _command in (
+    convert,
+    merge_lora,
+    apply_delta,
+    make_delta,
+    extract_lora,
+    inspect,
+    fingerprint,
+    tokenizer,
+):
     cli.add_command(_command)
 
 

@@ -33,7 +33,7 @@ def as_numbers(block: Bits, dtype: DType, wide: np.dtype[Any]) -> Numbers:
 def round_into(numbers: Numbers, dtype: DType, out: Bits) -> None:
     """Numbers rounded to nearest, ties to even, as bits of `dtype`.
 
-    What is no number stays none, with bits of its own; fp64 is rounded to fp32 alone.
+    fp64 is rounded to fp32 alone. NaN may come out as anything: look for it in `numbers`.
     """
     if dtype != BF16:
         with np.errstate(over="ignore"):

@@ -23,7 +23,7 @@ import torch
 
 from llamatools.extraction.crew import Crew
 
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 """Elements of a matrix that are widened and multiplied at once."""
 _SMALL = 1024
 """Shorter side of matrices that are always taken apart exactly."""
@@ -194,7 +194,7 @@ def _beyond(basis: torch.Tensor, image: torch.Tensor, largest: float) -> torch.T
     """
     rest = image - basis @ (basis.T @ image)
     u, s, _ = torch.linalg.svd(rest, full_matrices=False)
-    new = u[:, s > largest * 1e-13]
-    if not new.shape[1]:
-        return new
-    return torch.linalg.qr(new - basis @ (basis.T @ new)).Q
+    new: torch.Tensor = u[:, s > largest * 1e-13]
+    if new.shape[1]:
+        new = torch.linalg.qr(new - basis @ (basis.T @ new)).Q
+    return new

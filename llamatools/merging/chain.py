@@ -43,7 +43,7 @@ class Chain:
 
 def weight_edits(part: Part, start: Expr, before: tuple[Edit, ...]) -> tuple[Edit, ...]:
     """What a part does to a module's weight, which is `start` with the edits `before`."""
-    edits: list[Edit] = []
+    edits: list[Edit] = [] if part.tokens is None else [PatchedRows(*part.tokens)]
     if part.low_rank is not None:
         low = part.low_rank
         edits.append(LowRank(low.left, low.right, low.scale))
@@ -51,8 +51,6 @@ def weight_edits(part: Part, start: Expr, before: tuple[Edit, ...]) -> tuple[Edi
         edits.append(ColumnLengths(part.magnitude, start, (*before, *edits)))
     elif part.magnitude is not None:
         edits.append(RowLengths(part.magnitude))
-    if part.tokens is not None:
-        edits.append(PatchedRows(*part.tokens))
     return tuple(edits)
 
 

@@ -28,14 +28,14 @@ def unties(adapter: Adapter, names: Names) -> bool:
     if embedding is not None and head is not None:
         return not _agree(embedding, head)
     part = embedding or head
-    return part is not None and not adapter.keeps_tied and not _moves_both(part)
-
-
-def _moves_both(part: Part) -> bool:
-    """Single rows, and a matrix that merely goes along, are the model's own: head and embedding."""
-    if part.low_rank is not None:
+    if part is None or _goes_along(part):
         return False
-    return part.tokens is not None or (part.weight is not None and not part.trained)
+    return part.tokens is not None or not adapter.keeps_tied
+
+
+def _goes_along(part: Part) -> bool:
+    """A matrix that was saved since it has another size is both the embedding and the head."""
+    return part.low_rank is None and part.weight is not None and not part.trained
 
 
 def _agree(a: Part, b: Part) -> bool:
@@ -74,6 +74,19 @@ def shared_start(adapter: Adapter, names: Names) -> Expr | None:
     """A matrix that goes along with an adapter in place of the base's: of head and embedding."""
     parts = (find(adapter, names, name) for name in (EMBEDDING, HEAD))
     return next((p.weight for p in parts if p and p.weight is not None and not p.trained), None)
+
+
+def as_two(adapter: Adapter, names: Names) -> Adapter:
+    """The adapter with what it does to a tied head as well as to the embedding, said of both.
+
+    PEFT gives a tied head the rows that are trained for the embedding, unless it has rows of its
+    own; the embedding is never given the head's.
+    """
+    embedding, head = (find(adapter, names, name) for name in (EMBEDDING, HEAD))
+    if embedding is None or embedding.tokens is None or (head and head.tokens):
+        return adapter
+    head = replace(head or Part(HEAD_MODULE), tokens=embedding.tokens)
+    return replace(adapter, parts={**adapter.parts, head.module: head})
 
 
 def as_one(adapter: Adapter, names: Names) -> Adapter:

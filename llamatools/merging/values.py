@@ -12,8 +12,9 @@ from llamatools.dtypes import DType
 from llamatools.errors import BadInput
 from llamatools.expr.nodes import Expr, Witnessed
 from llamatools.merging.chain import Chain, advance
+from llamatools.merging.copies import without_copies
 from llamatools.merging.fit import Names, misfits
-from llamatools.merging.tied import as_one, shared_start, unties
+from llamatools.merging.tied import as_one, as_two, shared_start, unties
 from llamatools.plan.passes.cast import cast
 from llamatools.plan.passes.merge import Merged
 from llamatools.plan.plan import Step
@@ -52,6 +53,10 @@ class _State:
 
     def take(self, adapter: Adapter, weight: float | None) -> None:
         """One adapter more."""
+        stored = {HEAD: self._base.values[EMBEDDING], **self._base.values}
+        adapter = without_copies(adapter, self._names, stored)
+        if self._tied:
+            adapter = as_two(adapter, self._names)
         if self._tied and unties(adapter, self._names):
             self._tied = False
             start = shared_start(adapter, self._names)

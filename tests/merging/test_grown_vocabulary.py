@@ -147,3 +147,26 @@ def test_pickled_adapters_of_the_old_kind(tmp_path: Path) -> None:
     assert call("merge-lora", source, folder, tmp_path / "old").code == 0
     new, old = (load_file(tmp_path / n / "model.safetensors") for n in ("new", "old"))
     assert all(torch.equal(new[n], old[n]) for n in new)
+
+
+def test_a_copy_of_the_bases_matrix_does_not_undo_the_adapter_before(tmp_path: Path) -> None:
+    """PEFT saves the base's embedding beside its factors; two adapters of one base both have it."""
+    rows = "model.embed_tokens"
+    folders, changes = [], []
+    for seed in (1, 2):
+        generator = torch.Generator().manual_seed(seed)
+        a = torch.randn(2, SIZE, generator=generator) * 0.1
+        b = torch.randn(MODEL.dim, 2, generator=generator) * 0.1
+        changes.append(2.0 * (b.double() @ a.double()).T)
+        tensors = {
+            f"{PREFIX}{rows}.lora_embedding_A": a,
+            f"{PREFIX}{rows}.lora_embedding_B": b,
+            f"{PREFIX}{rows}.base_layer.weight": MODEL.truth[f"{rows}.weight"].float(),
+        }
+        folder = tmp_path / f"adapter-{seed}"
+        folders.append(write_adapter(folder, tensors, target_modules=["embed_tokens"]))
+    out = tmp_path / "out"
+    done = call("merge-lora", base(tmp_path, "hf"), *folders, out, "--dtype", "fp32")
+    assert done.code == 0, done.err
+    wanted = MODEL.truth[f"{rows}.weight"].double() + changes[0] + changes[1]
+    assert torch.allclose(read_hf(out)[f"{rows}.weight"].double(), wanted, rtol=1e-6, atol=1e-9)

@@ -160,6 +160,21 @@ def test_blocks_do_not_change_a_bit(case: Case, store: Store) -> None:
         assert notes == results[0][1]
 
 
+@pytest.mark.parametrize("rank", [8, 32, 33, 256])
+def test_nearest_numbers_whatever_the_rank(rank: int, store: Store) -> None:
+    """fp32 sums of hundreds of products would be off by enough to show in bf16."""
+    base = draw(512, 2048, dtype=torch.bfloat16)
+    left, right = draw(512, rank, seed=1), draw(rank, 2048, seed=2)
+    x = store(base)
+    value = Merged(x, "w", (LowRank(store(left), store(right), 0.5),), x.dtype)
+    found, _ = computed(value, 512)
+    exactly = base.double() + 0.5 * left.double() @ right.double()
+    above, below = (torch.nextafter(found, found + sign) for sign in (1, -1))
+    mine = (found.double() - exactly).abs()
+    better = [(n.double() - exactly).abs() < mine for n in (above, below)]
+    assert float((better[0] | better[1]).double().mean()) <= 1e-4
+
+
 def test_what_rounding_takes_is_told(store: Store) -> None:
     """A change of a thousandth of the weights is mostly lost in bf16, and not in fp32."""
     base = draw(ROWS, COLUMNS, dtype=torch.bfloat16)

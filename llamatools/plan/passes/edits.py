@@ -7,16 +7,20 @@ returns others, of the type it was given. It never changes what it was given.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llamatools.expr.nodes import Context, Expr
 from llamatools.expr.numbers import Numbers, read_numbers
 
 _F64 = np.dtype(np.float64)
+_FP32_RANK = 32
 
 _TILE = 1 << 18
 """Elements computed at once: few enough to stay in a core's cache, from widening to rounding."""
@@ -76,11 +80,16 @@ class LowRank(Edit):
         return (self.left, self.right)
 
     def apply(self, v: Numbers, base: Numbers, start: int, ctx: Context) -> Numbers:
-        right: Numbers = ctx.once(self, lambda: self._scaled_right(ctx, v.dtype))
-        left = read_numbers(self.left, start, start + len(v), ctx, v.dtype)
+        wide = self._wide(v.dtype)
+        right: Numbers = ctx.once(self, lambda: self._scaled_right(ctx, wide))
+        left = read_numbers(self.left, start, start + len(v), ctx, wide)
         product: Numbers = left @ right
         product += v
-        return product
+        return product.astype(v.dtype, copy=False)
+
+    def _wide(self, wide: np.dtype[Any]) -> np.dtype[Any]:
+        """Sums of many products are taken in fp64, lest their errors show after rounding."""
+        return _F64 if self.right.rows > _FP32_RANK else wide
 
     def _scaled_right(self, ctx: Context, wide: np.dtype[Any]) -> Numbers:
         right = read_numbers(self.right, 0, self.right.rows, ctx, _F64)
@@ -91,10 +100,11 @@ class LowRank(Edit):
         return f"{x} + {self.scale:g} * {self.left.describe()} @ {self.right.describe()}"
 
     def memory(self, rows: int, columns: int, wide: int) -> int:
-        right = self.right.rows * (columns * (2 * 8 + wide) + self.right.row_bytes)
+        wide = self._wide(np.dtype(f"f{wide}")).itemsize
+        right = self.right.rows * (columns * (8 + wide) + self.right.row_bytes)
         left = rows * (self.left.columns * wide + self.left.row_bytes)
         inner = max(self.left.scratch_bytes(rows), self.right.scratch_bytes(self.right.rows))
-        return rows * columns * wide + left + right + inner
+        return 2 * rows * columns * wide + left + right + inner
 
 
 @dataclass(frozen=True)
@@ -148,10 +158,20 @@ class PatchedRows(Edit):
 
     def apply(self, v: Numbers, base: Numbers, start: int, ctx: Context) -> Numbers:
         out: Numbers = v.copy()
-        for j, row in enumerate(self.indices):
-            if start <= row < start + len(v):
-                out[row - start] = read_numbers(self.rows, j, j + 1, ctx, v.dtype)[0]
+        first, last = np.searchsorted(self._sorted, (start, start + len(v)))
+        for j in self._order[first:last].tolist():
+            row = read_numbers(self.rows, j, j + 1, ctx, v.dtype)
+            out[self.indices[j] - start] = row[0]
         return out
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        """Positions in `indices`, by the row that stands there."""
+        return np.argsort(np.array(self.indices, np.int64), kind="stable")
+
+    @cached_property
+    def _sorted(self) -> NDArray[np.int64]:
+        return np.array(self.indices, np.int64)[self._order]
 
     def describe(self, x: str) -> str:
         return f"{x} with {len(self.indices)} rows of {self.rows.describe()}"
@@ -218,9 +238,9 @@ class ColumnLengths(Edit):
         return f"columns({x}) to lengths {self.lengths.describe()}"
 
     def memory(self, rows: int, columns: int, wide: int) -> int:
-        tile = tile_rows(columns)
+        tile = min(self.x.rows, tile_rows(columns))
         first = tile * (self.x.row_bytes + columns * (wide + 2 * 8)) + self.x.scratch_bytes(tile)
-        before = sum(e.memory(tile, columns, wide) for e in self.before)
+        before = memory_of(self.before, tile, columns, wide)
         vectors = self.lengths.rows * (self.lengths.row_bytes + 4 * 8)
         return rows * columns * wide + first + before + vectors
 
@@ -252,7 +272,17 @@ class Weighted(Edit):
         return f"{x} + {self.weight:g} * ({inner} - base)"
 
     def memory(self, rows: int, columns: int, wide: int) -> int:
-        return 2 * rows * columns * wide + sum(e.memory(rows, columns, wide) for e in self.edits)
+        return 2 * rows * columns * wide + memory_of(self.edits, rows, columns, wide)
+
+
+def memory_of(edits: Sequence[Edit], rows: int, columns: int, wide: int) -> int:
+    """Bytes that edits take one after the other, at most.
+
+    One ColumnLengths computes its factors at a time; what it holds of those before is in its own.
+    """
+    needs = [(isinstance(e, ColumnLengths), e.memory(rows, columns, wide)) for e in edits]
+    plain = sum(n for column, n in needs if not column)
+    return plain + max((n for column, n in needs if column), default=0)
 
 
 def weighted(weight: float, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:

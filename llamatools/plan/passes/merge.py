@@ -17,7 +17,7 @@ from llamatools.errors import CheckFailed
 from llamatools.expr.bits import Bits
 from llamatools.expr.nodes import Context, Expr, Unary
 from llamatools.expr.numbers import Numbers, as_numbers, round_into
-from llamatools.plan.passes.edits import Edit, tile_rows, tiles
+from llamatools.plan.passes.edits import Edit, memory_of, tile_rows, tiles
 from llamatools.plan.passes.exactsum import exact, rounded
 from llamatools.plan.plan import Plan
 
@@ -54,16 +54,17 @@ class Merged(Unary):
 
     def _merge(self, before: Bits, after: Bits, start: int, ctx: Context) -> None:
         wide = np.dtype(np.float64 if self.to == F32 else np.float32)
-        v = base = as_numbers(before, self.x.dtype, wide)
-        for edit in self.edits:
-            v = edit.apply(v, base, start, ctx)
-        round_into(v, self.to, after)
+        with np.errstate(invalid="ignore", over="ignore"):  # what comes of it is counted
+            v = base = as_numbers(before, self.x.dtype, wide)
+            for edit in self.edits:
+                v = edit.apply(v, base, start, ctx)
+            round_into(v, self.to, after)
         ctx.note(self.name, _counts(base, v, as_numbers(after, self.to, wide)))
 
     def scratch_bytes(self, rows: int) -> int:
         wide = 8 if self.to == F32 else 4
         tile = min(rows, tile_rows(self.columns))
-        edits = sum(e.memory(tile, self.columns, wide) for e in self.edits)
+        edits = memory_of(self.edits, tile, self.columns, wide)
         # Beside the edits' results: the base's numbers, the change, the error.
         return super().scratch_bytes(rows) + 3 * tile * self.columns * wide + edits
 
@@ -87,7 +88,9 @@ def _counts(base: Numbers, exactly: Numbers, result: Numbers) -> dict[str, int]:
         changed, lost = (float(np.dot(t, t)) for t in (change, error))
     if isfinite(changed) and isfinite(lost):
         return {**counts, "change": exact(changed), "lost": exact(lost)}
-    return {**counts, "not_finite": int(np.count_nonzero(~np.isfinite(result)))}
+    # Before rounding, too: to bf16 some NaN become numbers.
+    finite = np.isfinite(exactly) & np.isfinite(result)
+    return {**counts, "not_finite": int(np.count_nonzero(~finite))}
 
 
 def merges(plan: Plan) -> list[Merged]:

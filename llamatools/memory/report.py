@@ -18,7 +18,7 @@ from llamatools.memory.parallel import kv_heads, vocabulary
 from llamatools.memory.parameters import by_group
 from llamatools.memory.question import Asked, Question
 from llamatools.memory.remarks import notes, warnings
-from llamatools.memory.source import Subject
+from llamatools.memory.subject import Subject
 
 SCHEMA = "urn:llamatools:memory:1"
 _USUAL_CONTEXTS = (8192, 32768, 131072)
@@ -42,7 +42,7 @@ def answer(subject: Subject, question: Question) -> Answer:
     gpus, longest = _gpus(asked, contexts, needs)
     report: Report = {
         "$schema": SCHEMA,
-        "source": {"kind": subject.kind, "name": subject.name},
+        "source": {"kind": subject.kind, "name": subject.name, **subject.origin},
         "model": {"title": subject.title, "official": subject.official},
         "architecture": _architecture(subject),
         "parameters": _parameters(subject),

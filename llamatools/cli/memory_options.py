@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -71,9 +72,25 @@ class GpuName(click.ParamType):  # type: ignore[type-arg]
         return str(value)
 
 
+class ChartFile(click.ParamType):  # type: ignore[type-arg]
+    """A name whose end says what to draw."""
+
+    name = "file"
+    forms = (".svg", ".png")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if path.suffix.lower() not in self.forms:
+            self.fail(f"{str(value)!r} ends in neither {' nor '.join(self.forms)}", param, ctx)
+        return path
+
+
 FORMAT = FormatName()
 
 _OPTIONS = (
+    click.option("--force", is_flag=True, help="Replace the file of --plot."),
+    click.option("--plot", "chart", type=ChartFile(), metavar="FILE.svg|.png",
+                 help="Draw memory against context (needs llamatools[plot])."),
     click.option("--fail-if-over", type=SizeWithUnit(), metavar="SIZE",
                  help="Exit 1 if a GPU needs more than this (80GiB) at the longest context."),
     click.option("--compare", is_flag=True, help="Show every GPU that is known."),

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from rich.text import Text
 
+from llamatools.memory.curve import Point
 from llamatools.memory.units import about_tokens, gib
 
 HEIGHT = 10
@@ -46,19 +47,6 @@ class Line:
     name: str
     at: int
     style: str
-
-
-@dataclass(frozen=True)
-class Point:
-    """Bytes at one context."""
-
-    weights: int
-    rest: int
-    kv: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.rest + self.kv
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llamatools.cli.memory_plot import ASCII, UNICODE, Line, Point, plot
+from llamatools.cli.memory_plot import ASCII, UNICODE, Line, plot
 from llamatools.cli.render import label_row, make_console, pairs
+from llamatools.memory.curve import point
 from llamatools.memory.report import Answer
 from llamatools.memory.units import about_tokens, gib, tokens
 from llamatools.text import count, safe
@@ -62,8 +64,12 @@ def _facts(report: Report) -> Table:
     return table
 
 
+def in_format(name: str) -> str:
+    return name if name == "as stored" else f"in {name}"
+
+
 def _weights(w: Report) -> str:
-    text = f"{_amount(w['loaded'])} in {w['dtype']}"
+    text = f"{_amount(w['loaded'])} {in_format(w['dtype'])}"
     stored = w["stored"]
     if stored is None:
         return text
@@ -170,19 +176,15 @@ def _plot(console: Console, answer: Answer) -> None:
     """Against contexts up to the longest one asked for."""
     report: Report = answer.report
     last = report["contexts"][-1]
-    d, batch = answer.deployment, last["batch"]
-
-    def need(context: int) -> Point:
-        n = d.need(context, batch)
-        return Point(n.weights, n.extra.total, n.kv)
-
     lines = [
         Line(safe(g["key"]), g["usable"]["value"], STYLES[g["verdicts"][-1]["verdict"]])
         for g in report["gpus"]
     ]
     plain = not console.encoding.lower().startswith("utf")
     width = min(console.width, _WIDEST_PLOT)
-    for row in plot(need, last["context"], lines, width, ASCII if plain else UNICODE):
+    for row in plot(
+        partial(point, answer), last["context"], lines, width, ASCII if plain else UNICODE
+    ):
         console.print(row, soft_wrap=True)
 
 

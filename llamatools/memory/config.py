@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from llamatools.errors import BadInput, Unsupported
+from llamatools.errors import BadInput
 from llamatools.family.identify import identify
 from llamatools.family.refuse import refuse_config, refuse_params
 from llamatools.layouts import hf_config, meta_config
-from llamatools.memory import llama4, mllama
+from llamatools.memory import llama4, llama4_params, mllama
 from llamatools.memory.architecture import dense
 from llamatools.memory.described import Described
 from llamatools.memory.formats import of_config
@@ -66,18 +66,16 @@ def read_meta(data: Mapping[str, object]) -> Described:
     sees = mllama.counts_crosses(data)
     plain = {k: v for k, v in data.items()
              if k not in _QUANTISED and not (sees and k.startswith("vision_"))}  # fmt: skip
-    try:
-        refuse_params(plain)
-    except Unsupported as e:
-        hint = "give its config.json, or the name of the release: llama-4-scout, llama-4-maverick"
-        raise Unsupported(e.problems, hint=hint if "Llama 4" in str(e) else e.hint) from None
+    how = "Meta's own scheme" if quantised else None
+    if "moe_args" in plain:
+        return replace(llama4_params.read(plain), quantised=how)
+    refuse_params(plain)
     spec, notes, warnings = settle(meta_config.read_params(plain))
     if sees:
         a = mllama.widen(spec, data)
     else:
         split = identify(spec, context_is_known=False).generation.split_vocabulary
         a = dense(spec, split_vocabulary=split)
-    how = "Meta's own scheme" if quantised else None
     return Described(a, of_config(None), notes, warnings, how)
 
 

@@ -12,7 +12,8 @@ from llamatools.memory.gpus import Gpu
 from llamatools.memory.need import Deployment
 from llamatools.memory.parallel import Shares, problems, shares
 from llamatools.memory.parameters import Weight, cast
-from llamatools.memory.source import Subject
+from llamatools.memory.subject import Subject
+from llamatools.text import safe
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Question:
     """What is asked of a model."""
 
     contexts: tuple[int, ...] = ()
-    """Tokens of each sequence; empty: the usual ones, up to the model's own."""
+    """Tokens of each sequence, in any order; empty: the usual ones, up to the model's own."""
     batch: int = 1
     images: int = 1
     """Images in each sequence, where the model caches them apart."""
@@ -34,6 +35,20 @@ class Question:
     gpus: tuple[Gpu, ...] = ()
     limit: int | None = None
     """Bytes a GPU may need."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "contexts", tuple(sorted(set(self.contexts))))
+        least = {"batch": (self.batch, 1), "images": (self.images, 0), "tp": (self.tp, 1),
+                 "pp": (self.pp, 1), "contexts": (min(self.contexts, default=1), 1)}  # fmt: skip
+        wrong = [f"{what}: {n} is less than {low}" for what, (n, low) in least.items() if n < low]
+        formats = {"kv_dtype": self.kv_dtype, "weights_dtype": self.weights_dtype}
+        wrong += [
+            f"{what}: {safe(name)} is none of {', '.join(FORMATS)}"
+            for what, name in formats.items()
+            if name is not None and name not in FORMATS
+        ]
+        if wrong:
+            raise UsageError(wrong)
 
 
 @dataclass

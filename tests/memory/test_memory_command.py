@@ -15,6 +15,9 @@ from support.calls import call, edit_json
 from support.tiny import Tiny
 from support.tiny_files import write_hf, write_meta
 
+import llamatools
+from llamatools.errors import UsageError
+
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "memory.json").read_text())
 FULL = ("--kv-memory", "--compare", "--context", "2k,8k,200k", "--batch", "2", "--kv-dtype", "fp8",
         "--engine", "vllm", "--tp", "2", "--pp", "2", "--fail-if-over", "900GiB")  # fmt: skip
@@ -248,3 +251,13 @@ def test_plain_inspect_is_what_it_was(tmp_path: Path) -> None:
     source = write_hf(Tiny(), tmp_path / "hf")
     assert call("inspect", source, "--json").json["$schema"] == "urn:llamatools:inspect:1"
     assert call("inspect", "llama-3.1-8b").code == 3
+
+
+def test_the_same_as_a_library() -> None:
+    question = llamatools.Question(contexts=(8192, 2048, 8192), batch=2, kv_dtype="fp8", tp=2)
+    found = llamatools.answer(llamatools.read_subject("llama-3.1-8b"), question)
+    words = ("--context", "2k,8k", "--batch", 2, "--kv-dtype", "fp8", "--tp", 2)
+    assert found.report == _report("llama-3.1-8b", "--kv-memory", *words)
+    with pytest.raises(UsageError) as e:
+        llamatools.Question(contexts=(0,), batch=0, tp=-1, kv_dtype="int3", weights_dtype="fp7")
+    assert len(e.value.problems) == 5

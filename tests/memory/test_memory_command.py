@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 from support.calls import call, edit_json
+from support.schemas import check, parent, paths
 from support.tiny import Tiny
 from support.tiny_files import write_hf, write_meta
 
 import llamatools
 from llamatools.errors import UsageError
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "memory.json").read_text())
 FULL = ("--kv-memory", "--compare", "--context", "2k,8k,200k", "--batch", "2", "--kv-dtype", "fp8",
         "--engine", "vllm", "--tp", "2", "--pp", "2", "--fail-if-over", "900GiB")  # fmt: skip
-
-
-def _wrong(document: object) -> list[str]:
-    return [e.message for e in Draft202012Validator(SCHEMA).iter_errors(document)]
 
 
 def _report(*words: object) -> Any:
@@ -48,52 +41,36 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return _documents(tmp_path_factory.mktemp("documents"))
 
 
-def _paths(value: object, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if isinstance(value, dict):
-        for k, v in value.items():
-            yield (*at, k)
-            yield from _paths(v, (*at, k))
-    if isinstance(value, list):
-        for i, v in enumerate(value[:2]):
-            yield from _paths(v, (*at, i))
-
-
-def _parent(document: Any, path: tuple[Any, ...]) -> Any:
-    for step in path[:-1]:
-        document = document[step]
-    return document
-
-
 def test_reports_obey_their_schema(documents: list[Any]) -> None:
-    assert [_wrong(d) for d in documents] == [[]] * len(documents)
+    assert [check("memory", d) for d in documents] == [[]] * len(documents)
 
 
 def test_the_schema_has_teeth(documents: list[Any]) -> None:
     """Nothing may be missing, of another kind, or beside what is known."""
     unnoticed = []
     for document in (documents[0], documents[2]):
-        for path in _paths(document):
+        for path in paths(document):
             for change in ("replace", "add", "remove"):
                 wrong = copy.deepcopy(document)
-                parent = _parent(wrong, path)
+                holder = parent(wrong, path)
                 free = {"by_group", "by_dtype", "warnings", "notes"} & set(path[:-1])
                 if change == "replace":
-                    parent[path[-1]] = {"no": ["such", "thing"]}
-                elif change == "add" and isinstance(parent, dict) and not free:
-                    parent["unheard_of"] = 1
-                elif change == "remove" and isinstance(parent, dict) and not free:
-                    del parent[path[-1]]
+                    holder[path[-1]] = {"no": ["such", "thing"]}
+                elif change == "add" and isinstance(holder, dict) and not free:
+                    holder["unheard_of"] = 1
+                elif change == "remove" and isinstance(holder, dict) and not free:
+                    del holder[path[-1]]
                 else:
                     continue
-                if not _wrong(wrong):
+                if not check("memory", wrong):
                     unnoticed.append((change, path))
     assert unnoticed == []
 
 
 def test_bytes_are_integers_and_say_what_they_are(documents: list[Any]) -> None:
     figures = [
-        f for d in documents for p in _paths(d)
-        if isinstance(f := _parent(d, p)[p[-1]], dict) and "kind" in f and "value" in f
+        f for d in documents for p in paths(d)
+        if isinstance(f := parent(d, p)[p[-1]], dict) and "kind" in f and "value" in f
     ]  # fmt: skip
     assert {f["kind"] for f in figures} == {"exact", "estimate"}
     assert all(type(f["value"]) is int for f in figures)

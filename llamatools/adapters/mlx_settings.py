@@ -18,12 +18,12 @@ KINDS = {LORA: "LoRA", DORA: "DoRA", FULL: "full fine-tune"}
 
 # What adapter_config.json says of training alone, in every release up to 0.32.
 _WITHOUT_EFFECT = frozenset({
-    "adapter_file", "adapter_path", "batch_size", "clear_cache_threshold", "config", "data",
-    "grad_accumulation_steps", "grad_checkpoint", "hf_dataset", "iters", "learning_rate",
-    "lr_schedule", "mask_prompt", "max_seq_length", "optimizer", "optimizer_config",
-    "project_name", "report_to", "resume_adapter_file", "save_every", "seed", "steps_per_eval",
-    "steps_per_report", "test", "test_batches", "train", "trust_remote_code", "val_batches",
-    "wandb",
+    "adapter_file", "adapter_path", "batch_size", "chat_feature", "clear_cache_threshold",
+    "completion_feature", "config", "data", "grad_accumulation_steps", "grad_checkpoint",
+    "hf_dataset", "iters", "learning_rate", "lr_schedule", "mask_prompt", "max_seq_length",
+    "optimizer", "optimizer_config", "project_name", "prompt_feature", "report_to",
+    "resume_adapter_file", "save_every", "seed", "steps_per_eval", "steps_per_report", "test",
+    "test_batches", "text_feature", "train", "trust_remote_code", "val_batches", "wandb",
 })  # fmt: skip
 _ASKED = frozenset({"fine_tune_type", "use_dora", "lora_parameters", "num_layers", "lora_layers",
                     "model"})  # fmt: skip

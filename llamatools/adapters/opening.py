@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llamatools.adapters import config as peft_config
 from llamatools.adapters import litgpt, mlx, torchtune
+from llamatools.adapters.names import VOCABULARY_MODULES
 from llamatools.adapters.part import Adapter
 from llamatools.adapters.peft import read_parts
 from llamatools.adapters.scan import digest
@@ -38,6 +39,10 @@ def _read_peft(folder: Folder, container: Container) -> Adapter:
     where = safe(folder.path / peft_config.NAME)
     config = peft_config.read_config(folder.json(peft_config.NAME), where)
     parts = read_parts(container.tensors.values(), config)
+    # PEFT writes the factors of both where it tied them. It does not where a regular expression
+    # names the embedding by its path, nor did it in 0.18, whatever the flag says.
+    tied = [m for m, p in parts.items() if p.low_rank and m.endswith(VOCABULARY_MODULES)]
+    lone = tied if len(tied) == 1 else []
     kind = "DoRA" if config.dora else "rsLoRA" if config.rslora else "LoRA"
     return Adapter(
         name=folder.path.resolve().name,
@@ -46,10 +51,16 @@ def _read_peft(folder: Folder, container: Container) -> Adapter:
         parts=parts,
         file=container.file,
         config=config,
-        keeps_tied=config.keeps_tied,
+        keeps_tied=config.keeps_tied and not lone,
         base_model=config.base_model,
+        notes=(_LONE.format(lone[0]),) if config.keeps_tied and lone else (),
     )
 
+
+_LONE = (
+    "says ensure_weight_tying, but holds factors of {} alone: PEFT did not tie it when it was "
+    "trained, and neither is it here"
+)
 
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -77,6 +88,12 @@ def open_adapter(path: str | Path) -> Adapter:
             raise Unsupported(
                 f"{safe(folder.path / file)}: tensors of types that are not merged: "
                 + listing(f"{t.name} ({t.dtype})" for t in strange)
+            )
+        empty = [t.name for t in container.tensors.values() if not t.numel or not t.shape]
+        if empty:
+            raise BadInput(
+                f"{safe(folder.path / file)}: tensors without rows or elements: {listing(empty)}",
+                hint="was the adapter saved from one rank of several?",
             )
         adapter = form.read(folder, container)
         if not adapter.parts:

@@ -9,18 +9,18 @@ from llamatools.containers.base import Container, InputFile
 from llamatools.containers.loosepickle import foreign_globals
 from llamatools.containers.safetensors_read import LENGTH_BYTES, MAX_HEADER, read_safetensors
 from llamatools.containers.torchzip_read import read_torch
-from llamatools.errors import BadInput, Unsupported
+from llamatools.errors import BadInput, IOFailed, Unsupported
 from llamatools.text import listing, safe
 
 _HEAD = 512
 
 
-def open_container(path: Path) -> Container:
+def open_container(source: Path | InputFile) -> Container:
     """The tensors of a safetensors or torch file; nothing of their data is read.
 
     Raises BadInput or Unsupported for anything else, by name where the kind is known.
     """
-    file = InputFile(path)
+    file = source if isinstance(source, InputFile) else InputFile(source)
     head = file.read(0, min(_HEAD, file.size))
     # First: a header length may begin like any other format's magic, which has no "{" there.
     if _is_safetensors(head):
@@ -108,5 +108,8 @@ _NAMED = 1 << 18
 
 
 def _names_of_pickle(file: InputFile) -> str:
-    found = foreign_globals(file.read(0, min(_NAMED, file.size)))
+    try:
+        found = foreign_globals(file.read(0, min(_NAMED, file.size)))
+    except IOFailed:  # not all of it is here, and the file is refused anyway
+        return ""
     return f"; it asks to import {listing(found)}" if found else ""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llamatools.containers import links
+from llamatools.engine.commit import commit
 from llamatools.engine.sink import io_failed
 from llamatools.errors import IOFailed, OutputExists, UsageError
 from llamatools.text import nbytes, safe
@@ -37,6 +38,19 @@ def check_paths(source: Path, out: Path, *, force: bool) -> None:
 
 def check_output(out: Path, *, force: bool) -> None:
     """Refuse an output that is taken, or that has no place to be."""
+    _check_place(out, force=force)
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir()):
+        raise OutputExists(f"{safe(out)} is not a folder, and is not replaced")
+
+
+def check_file(out: Path, *, force: bool) -> None:
+    """The same for an output that is one file."""
+    _check_place(out, force=force)
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_file()):
+        raise OutputExists(f"{safe(out)} is not a plain file, and is not replaced")
+
+
+def _check_place(out: Path, *, force: bool) -> None:
     if not out.name:
         raise UsageError(
             f"{safe(out)}: the current folder cannot be the output",
@@ -44,10 +58,11 @@ def check_output(out: Path, *, force: bool) -> None:
         )
     if not out.parent.resolve().is_dir():
         raise UsageError(f"{safe(out.parent)}: no such folder to put the output in")
+    longest = os.pathconf(out.parent.resolve(), "PC_NAME_MAX")
+    if len(os.fsencode(out.name)) > longest:
+        raise UsageError(f"{safe(out)}: a name of more than {longest} bytes")
     if os.path.lexists(out) and not force:
         raise OutputExists(f"{safe(out)} exists already", hint="choose another name, or --force")
-    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir()):
-        raise OutputExists(f"{safe(out)} is not a folder, and is not replaced")
 
 
 def free_bytes(out: Path) -> int:
@@ -100,12 +115,13 @@ def publish(folder: Path, out: Path, *, force: bool) -> None:
     _place(folder, out, force=force)
 
 
-def publish_file(file: Path, out: Path) -> None:
+def publish_file(file: Path, out: Path, *, force: bool = False) -> None:
     """Give a finished file in a staging folder its name."""
-    _place(file, out, force=False)
+    _place(file, out, force=force)
 
 
 def _place(folder: Path, out: Path, *, force: bool) -> None:
+    commit()
     target = out.parent.resolve() / out.name
     if force and os.path.lexists(target):
         # Afterwards the staging folder holds the old output, and is removed with it.

@@ -13,9 +13,15 @@ from llamatools.containers import links
 from llamatools.containers.base import InputFile
 from llamatools.containers.problems import refuse_if
 from llamatools.errors import BadInput, IOFailed, Unsupported, UsageError
-from llamatools.family.refuse import refuse_files
 from llamatools.jsonio import SETTINGS, load_json_object
-from llamatools.opening.weightfiles import ENDINGS, SCHEMES, Scheme, scheme_of, weight_files
+from llamatools.opening.weightfiles import (
+    ENDINGS,
+    FETCH,
+    SCHEMES,
+    Scheme,
+    scheme_of,
+    weight_files,
+)
 from llamatools.text import listing, safe
 from llamatools.yamlio import MAX_BYTES as MAX_YAML_BYTES
 from llamatools.yamlio import load_yaml_object
@@ -133,20 +139,29 @@ class Folder:
         weight_map = self.json(name).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise BadInput(f"{safe(self.path / name)}: weight_map: expected a filled object")
-        strange = [
-            f"{safe(name)}: {safe(tensor)}: expected a plain file name, found {safe(repr(file))}"
-            for tensor, file in weight_map.items()
-            if not _is_plain(file)
-        ]
-        refuse_if(strange, hint="an index may only name files beside it")
+        strange: dict[str, str] = {}  # each file once, however many tensors are in it
+        for tensor, file in weight_map.items():
+            if not _is_plain(file):
+                strange.setdefault(safe(repr(file)), safe(tensor))
+        refuse_if(
+            [
+                f"{safe(name)}: {tensor}: expected a plain file name, found {file}"
+                for file, tensor in strange.items()
+            ],
+            hint="an index may only name files beside it",
+        )
         missing = sorted(set(weight_map.values()) - self.names)
         if missing:
             raise BadInput(
                 f"{safe(self.path / name)}: the index names files that are missing: "
                 f"{listing(missing)}",
-                hint="fetch the missing files",
+                hint=FETCH,
             )
         return weight_map
+
+    def open(self, name: str) -> InputFile:
+        """A file in the folder."""
+        return InputFile(self.path / name)
 
     def json(self, name: str) -> dict[str, object]:
         """A JSON object in the folder."""
@@ -158,7 +173,7 @@ class Folder:
         return load_yaml_object(self._whole(name, MAX_YAML_BYTES), safe(self.path / name))
 
     def _whole(self, name: str, most: int) -> bytes:
-        file = InputFile(self.path / name)
+        file = self.open(name)
         try:
             if file.size > most:
                 raise BadInput(f"{safe(file.path)}: {file.size:,} bytes is too large for settings")
@@ -195,7 +210,6 @@ def scan(source: Path) -> Folder:
         raise BadInput(
             f"{safe(source)}: not a regular file, or a link that leads out of its folder"
         )
-    refuse_files(names)
     return Folder(path, names, rejected, None if is_folder else source.name)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,47 @@ def test_stopped_the_moment_the_staging_folder_is_made(
     monkeypatch.undo()
     assert done.code == 130
     assert leftovers(out) == []
+
+
+def _stop_when(process: subprocess.Popen[bytes], is_time: Callable[[], bool], number: int) -> None:
+    deadline = time.monotonic() + 60
+    while not is_time():
+        assert process.poll() is None or is_time(), process.communicate()
+        assert time.monotonic() < deadline
+    process.send_signal(number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("force", [False, True])
+def test_too_late_to_stop(force: bool, number: int, hf: Path, tmp_path: Path) -> None:
+    """Once the output stands the run has succeeded, and what it replaced is still removed."""
+    out = tmp_path / "out"
+    if force:
+        out.mkdir()
+        for i in range(2000):
+            (out / f"old-{i}").touch()
+    process = spawn("convert", hf, out, "--to", "meta", *(["--force"] if force else []))
+    _stop_when(process, (out / "params.json").exists, number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, leftovers(out)) == (0, ["out"]), err
+    assert b"stopped" not in err
+
+
+WHILE_LOADING = """
+import os, signal, sys
+from llamatools.cli import start
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "llamatools.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+start.run()
+"""
+
+
+def test_stopped_while_modules_load() -> None:
+    """Nothing is in place then that could tell of it; but there is no traceback either."""
+    done = subprocess.run([sys.executable, "-c", WHILE_LOADING], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")

@@ -30,7 +30,7 @@ def tell():
     os.write(report, json.dumps([peak, used.ru_utime + used.ru_stime]).encode())
 atexit.register(tell)
 sys.argv = ["llamatools", *sys.argv[2:]]
-from llamatools.cli.main import run
+from llamatools.cli.start import run
 run()
 """
 

@@ -15,10 +15,12 @@ from llamatools.cli.apply_delta import apply_delta
 from llamatools.cli.convert import convert
 from llamatools.cli.extract_lora import extract_lora
 from llamatools.cli.fingerprint import fingerprint
+from llamatools.cli.golden import golden
 from llamatools.cli.inspect import inspect
 from llamatools.cli.make_delta import make_delta
 from llamatools.cli.merge_lora import merge_lora
 from llamatools.cli.tokenizer import tokenizer
+from llamatools.cli.verify import verify
 
 
 @click.group(
@@ -39,6 +41,8 @@ for _command in (
     extract_lora,
     inspect,
     fingerprint,
+    verify,
+    golden,
     tokenizer,
 ):
     cli.add_command(_command)

@@ -14,6 +14,7 @@ from zlib_ng.zlib_ng import crc32, crc32_combine
 from llamatools.containers.base import InputFile, Record, StoredTensor
 from llamatools.errors import BadInput
 from llamatools.expr.bits import Bits, as_bytes
+from llamatools.expr.context import PlainContext
 from llamatools.text import safe
 
 _Key = tuple[InputFile, Record]
@@ -54,6 +55,19 @@ class RecordChecks:
         if problems:
             raise BadInput(problems, hint="the file is damaged: fetch it again")
         return checked, partial
+
+
+class CheckedContext(PlainContext):
+    """Shows what is read to those who check a torch archive's CRCs."""
+
+    def __init__(self, capacity: int, checks: RecordChecks) -> None:
+        super().__init__(capacity)
+        self._checks = checks
+
+    def read(self, tensor: StoredTensor, offset: int, out: Bits) -> None:
+        super().read(tensor, offset, out)
+        if tensor.record is not None and tensor.record.crc is not None:
+            self._checks.saw(tensor, tensor.record, offset, out)
 
 
 def _combine(record: Record, pieces: _Pieces) -> int | None:

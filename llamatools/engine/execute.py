@@ -16,15 +16,14 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from llamatools.containers.base import StoredTensor
-from llamatools.engine.checksums import RecordChecks
+from llamatools.engine.checksums import CheckedContext, RecordChecks
 from llamatools.engine.digest import tensor_hasher
 from llamatools.engine.sink import Sink
 from llamatools.engine.threads import one_thread_each
 from llamatools.engine.turnstile import Stopped, Turnstile
 from llamatools.errors import LlamatoolsError, UsageError
 from llamatools.expr.bits import Bits, as_bytes, pairs_from_halves
-from llamatools.expr.context import Once, PlainContext
+from llamatools.expr.context import Once
 from llamatools.expr.nodes import Expr, Witnessed
 from llamatools.plan.plan import Plan, Step, Target
 from llamatools.text import nbytes
@@ -94,19 +93,14 @@ class _Block:
     """What the blocks of a step compute together; it goes with the last of them."""
 
 
-class _Worker(PlainContext):
+class _Worker(CheckedContext):
     """Context for expressions: one thread's scratch memory, and the run's shared books."""
 
     def __init__(self, run: _Run) -> None:
-        super().__init__(run.limits.arena_bytes)
+        super().__init__(run.limits.arena_bytes, run.checks)
         self._run = run
         self._number = 0
         self._passed = False
-
-    def read(self, tensor: StoredTensor, offset: int, out: Bits) -> None:
-        super().read(tensor, offset, out)
-        if tensor.record is not None and tensor.record.crc is not None:
-            self._run.checks.saw(tensor, tensor.record, offset, out)
 
     def note(self, key: str, counts: Mapping[str, int]) -> None:
         self._run.note(key, counts)

@@ -98,9 +98,9 @@ def publish(folder: Path, out: Path, *, force: bool) -> None:
     _place(folder, out, force=force)
 
 
-def publish_file(file: Path, out: Path) -> None:
+def publish_file(file: Path, out: Path, *, force: bool = False) -> None:
     """Give a finished file in a staging folder its name."""
-    _place(file, out, force=False)
+    _place(file, out, force=force)
 
 
 def _place(folder: Path, out: Path, *, force: bool) -> None:

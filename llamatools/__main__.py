@@ -1,5 +1,5 @@
 """`python -m llamatools`."""
 
-from llamatools.cli.main import run
+from llamatools.cli.start import run
 
 run()

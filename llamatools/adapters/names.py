@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+VOCABULARY_MODULES = ("embed_tokens", "lm_head")
+
 A, B, B_BIAS = "A", "B", "B bias"
 EMBEDDING_A, EMBEDDING_B = "embedding A", "embedding B"
 MAGNITUDE, TOKENS = "magnitude", "tokens"

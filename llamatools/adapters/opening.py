@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from llamatools.adapters import config as peft_config
+from llamatools.adapters import litgpt, mlx, torchtune
+from llamatools.adapters.names import VOCABULARY_MODULES
 from llamatools.adapters.part import Adapter
 from llamatools.adapters.peft import read_parts
 from llamatools.adapters.scan import digest
@@ -23,7 +26,7 @@ class Format:
 
     name: str
     files: tuple[str, ...]
-    """Names of its weight file, preferred first."""
+    """Names of its weight file, or patterns of such, preferred first."""
     recognise: Callable[[Folder], bool]
     read: Callable[[Folder, Container], Adapter]
 
@@ -36,6 +39,10 @@ def _read_peft(folder: Folder, container: Container) -> Adapter:
     where = safe(folder.path / peft_config.NAME)
     config = peft_config.read_config(folder.json(peft_config.NAME), where)
     parts = read_parts(container.tensors.values(), config)
+    # PEFT writes the factors of both where it tied them. It does not where a regular expression
+    # names the embedding by its path, nor did it in 0.18, whatever the flag says.
+    tied = [m for m, p in parts.items() if p.low_rank and m.endswith(VOCABULARY_MODULES)]
+    lone = tied if len(tied) == 1 else []
     kind = "DoRA" if config.dora else "rsLoRA" if config.rslora else "LoRA"
     return Adapter(
         name=folder.path.resolve().name,
@@ -44,14 +51,26 @@ def _read_peft(folder: Folder, container: Container) -> Adapter:
         parts=parts,
         file=container.file,
         config=config,
-        keeps_tied=config.keeps_tied,
+        keeps_tied=config.keeps_tied and not lone,
         base_model=config.base_model,
+        notes=(_LONE.format(lone[0]),) if config.keeps_tied and lone else (),
     )
 
 
+_LONE = (
+    "says ensure_weight_tying, but holds factors of {} alone: PEFT did not tie it when it was "
+    "trained, and neither is it here"
+)
+
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
-FORMATS = (Format("PEFT", PEFT_FILES, _is_peft, _read_peft),)
+# The first to recognise a folder has it. torchtune's own file lies beside its export to PEFT.
+FORMATS = (
+    Format("torchtune", torchtune.FILES, torchtune.recognise, torchtune.read),
+    Format("litgpt", litgpt.FILES, litgpt.recognise, litgpt.read),
+    Format("mlx-lm", mlx.FILES, mlx.recognise, mlx.read),
+    Format("PEFT", PEFT_FILES, _is_peft, _read_peft),
+)
 
 
 def open_adapter(path: str | Path) -> Adapter:
@@ -69,6 +88,12 @@ def open_adapter(path: str | Path) -> Adapter:
             raise Unsupported(
                 f"{safe(folder.path / file)}: tensors of types that are not merged: "
                 + listing(f"{t.name} ({t.dtype})" for t in strange)
+            )
+        empty = [t.name for t in container.tensors.values() if not t.numel or not t.shape]
+        if empty:
+            raise BadInput(
+                f"{safe(folder.path / file)}: tensors without rows or elements: {listing(empty)}",
+                hint="was the adapter saved from one rank of several?",
             )
         adapter = form.read(folder, container)
         if not adapter.parts:
@@ -91,7 +116,7 @@ def _recognise(folder: Folder) -> tuple[Format, str]:
     for form in FORMATS:
         if not form.recognise(folder):
             continue
-        names = [n for n in form.files if n in folder.names]
+        names = [n for p in form.files for n in sorted(folder.names) if fnmatchcase(n, p)]
         if folder.chosen is not None:
             names = [n for n in names if n == folder.chosen] or [folder.chosen]
         if not names:
@@ -101,7 +126,9 @@ def _recognise(folder: Folder) -> tuple[Format, str]:
             )
         return form, names[0]
     found = listing(sorted(folder.names)) or "no files"
-    hint = f"expected {peft_config.NAME} and {' or '.join(PEFT_FILES)}"
+    hint = f"expected {peft_config.NAME} and {' or '.join(PEFT_FILES)}, or the files of " + listing(
+        form.name for form in FORMATS[:-1]
+    )
     data = folder.json(peft_config.NAME) if peft_config.NAME in folder.names else None
     if data is not None:
         raise BadInput(f"{safe(folder.path / peft_config.NAME)}: peft_type is missing", hint=hint)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llamatools.adapters.config import Config
 from llamatools.containers.base import InputFile
 from llamatools.expr.nodes import Expr
+from llamatools.layouts.table import RowOrder
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Part:
     """False for a weight that merely goes along: the base's own, of another size perhaps."""
     is_embedding: bool = False
     """Its low-rank factors are an embedding's, whose columns DoRA measures."""
+    order: RowOrder = RowOrder.SAME
+    """Of the rows of its left factor, its added bias and its magnitude, as they are here."""
 
 
 @dataclass(frozen=True)

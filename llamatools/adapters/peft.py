@@ -14,6 +14,7 @@ from llamatools.adapters.names import (
     IGNORED,
     MAGNITUDE,
     TOKENS,
+    VOCABULARY_MODULES,
     WEIGHT,
     A,
     B,
@@ -30,6 +31,7 @@ from llamatools.text import listing, safe
 Roles = dict[str, StoredTensor]
 """Role -> tensor, of one module."""
 
+_EMBEDDING, _HEAD = VOCABULARY_MODULES
 _FACTORS = ((A, B, "lora_A", "lora_B"),
             (EMBEDDING_A, EMBEDDING_B, "lora_embedding_A", "lora_embedding_B"))  # fmt: skip
 
@@ -131,7 +133,9 @@ def _check_factors(
             )
             return
     rank = config.rank_of(module)
-    if a.shape[0] != rank:
+    # A tied head's are the embedding's own, though scaled as the config says of the head.
+    shared = config.keeps_tied and module.endswith(_HEAD) and config.rank_of(_EMBEDDING)
+    if a.shape[0] not in (rank, shared):
         problems.append(
             f"{safe(a.name)}: rank {a.shape[0]}, but {config.where} says {rank} for this module"
         )

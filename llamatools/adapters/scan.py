@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from blake3 import blake3
 
+from llamatools.adapters.names import parse_name
 from llamatools.adapters.part import Part
 from llamatools.containers.base import StoredTensor
 from llamatools.dtypes import BF16, F16, F32, DType
@@ -26,8 +27,8 @@ def digest(tensors: Iterable[StoredTensor], parts: Mapping[str, Part]) -> str:
     """BLAKE3 of all tensors and of how they are scaled. BadInput names what is not finite."""
     h = blake3(b"llamatools adapter 1\n")
     strange = []
-    for t in sorted(tensors, key=lambda t: t.name):
-        h.update(f"{t.name} {t.dtype.name} {'x'.join(map(str, t.shape))}\n".encode())
+    for t in sorted(tensors, key=lambda t: _label(t.name)):
+        h.update(f"{_label(t.name)} {t.dtype.name} {'x'.join(map(str, t.shape))}\n".encode())
         finite = True
         for block in _blocks(t):
             h.update(as_bytes(block))
@@ -44,6 +45,12 @@ def digest(tensors: Iterable[StoredTensor], parts: Mapping[str, Part]) -> str:
         if low is not None:
             h.update(f"{module} {low.scale!r}\n".encode())
     return h.hexdigest()
+
+
+def _label(name: str) -> str:
+    """What a tensor is, whichever of PEFT's forms its name has."""
+    parsed = parse_name(name)
+    return f"{parsed.module} {parsed.role}" if parsed else name
 
 
 def is_finite(block: Bits, dtype: DType) -> bool:

@@ -9,21 +9,29 @@ import re
 from collections.abc import Iterable
 
 from llamatools.adapters.config import Config, Names
+from llamatools.adapters.names import VOCABULARY_MODULES
 from llamatools.adapters.part import Part
 from llamatools.adapters.patterns import compiled
-from llamatools.errors import Unsupported
+from llamatools.errors import BadInput, Unsupported
+from llamatools.text import safe
 
 ALL_LINEAR = "all-linear"
-_NOT_LINEAR = ("embed_tokens", "lm_head")
-"""Beside norms; PEFT's "all-linear" leaves out the output layer."""
+_EMBEDDING, _HEAD = VOCABULARY_MODULES
 _LAYER = re.compile(r"[\w.]*?\.[^.]*\.([0-9]+)\.", re.ASCII)
 
 
-def lacking(config: Config, parts: dict[str, Part], modules: Iterable[str]) -> list[str]:
-    """Modules of the base that the config names for training, of which the file holds nothing."""
+def lacking(
+    config: Config, parts: dict[str, Part], modules: Iterable[str], *, tied: bool
+) -> list[str]:
+    """Modules of the base that the config names for training, of which the file holds nothing.
+
+    Of rows that a tied embedding and head share PEFT stores one copy.
+    """
     low_rank = {m for m, p in parts.items() if p.low_rank is not None}
     weights = {m for m, p in parts.items() if p.weight is not None}
     rows = {m for m, p in parts.items() if p.tokens is not None}
+    if tied and any(_listed((_EMBEDDING,), m) for m in rows):
+        rows |= {_HEAD}
     wanted = {m: config.saves(m) for m in modules}
     return [
         m
@@ -48,7 +56,8 @@ def _is_target(config: Config, module: str) -> bool:
     if _matches(config.exclude, module, f"{config.where}: exclude_modules"):
         return False
     if isinstance(config.target, str) and config.target.lower() == ALL_LINEAR:
-        return module.endswith("_proj") and not _listed(_NOT_LINEAR, module)
+        # PEFT leaves out the output layer.
+        return module.endswith("_proj") and not _listed(VOCABULARY_MODULES, module)
     if not _matches(config.target, module, f"{config.where}: target_modules"):
         return False
     if isinstance(config.target, str) or module in (config.target or ()):
@@ -61,7 +70,10 @@ def _in_layers(config: Config, module: str) -> bool:
     for pattern in patterns:
         match = compiled(pattern, f"{config.where}: layers_pattern")(module)
         if match is not None:
-            return int(match.group(1)) in config.layers  # type: ignore[attr-defined]
+            number = match.group(1)  # type: ignore[attr-defined]
+            if number is None or not number.isdecimal():
+                raise BadInput(f"{config.where}: layers_pattern: a group in {safe(pattern)}")
+            return int(number) in config.layers
     found = None if patterns else _LAYER.match(module)
     return found is not None and int(found[1]) in config.layers
 

@@ -25,7 +25,7 @@ _KINDS = (
 )  # fmt: skip
 
 
-@click.command("apply-delta")
+@click.command("apply-delta", short_help="Make the model that a delta was made of, from its base.")
 @click.argument("base", type=SOURCE, metavar="BASE")
 @click.argument("delta", type=SOURCE, metavar="DELTA")
 @click.argument("out", type=SOURCE, metavar="OUT")

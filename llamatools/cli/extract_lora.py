@@ -33,7 +33,7 @@ NAMES = Names()
 _SAVED: dict[tuple[str, ...], tuple[str, ...] | None] = {("auto",): None, ("none",): ()}
 
 
-@click.command("extract-lora")
+@click.command("extract-lora", short_help="Write the difference of two checkpoints as an adapter.")
 @click.argument("base", type=SOURCE, metavar="BASE")
 @click.argument("tuned", type=SOURCE, metavar="TUNED")
 @click.argument("out", type=SOURCE, metavar="OUT")

@@ -21,6 +21,7 @@ from llamatools.cli.make_delta import make_delta
 from llamatools.cli.merge_lora import merge_lora
 from llamatools.cli.tokenizer import tokenizer
 from llamatools.cli.verify import verify
+from llamatools.engine.commit import committed
 
 
 @click.group(
@@ -52,14 +53,19 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Stop once; while the rest is tidied up, further signals change nothing."""
+    """Stop once, unless the output stands; further signals change nothing."""
+    _ignore_signals()
+    if not committed():
+        raise failures.Stopped(number)
+
+
+def _ignore_signals() -> None:
     for every in _SIGNALS:
         signal.signal(every, signal.SIG_IGN)
-    raise failures.Stopped(number)
 
 
-def run() -> None:
-    """Entry point of the console script."""
+def main() -> int:
+    """Run the command that this process was started for; returns its exit code."""
     # Headers of a large model become a million small objects, none of them garbage; looking for
     # some among them, over and over, would cost more than parsing them.
     gc.disable()
@@ -67,4 +73,6 @@ def run() -> None:
         # Who started us may have asked to survive a hang-up (nohup).
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
-    sys.exit(failures.guard(lambda: cli(standalone_mode=False), sys.argv[1:]))
+    code = failures.guard(lambda: cli(standalone_mode=False), sys.argv[1:])
+    _ignore_signals()  # the interpreter takes a while to end, and the outcome is decided
+    return code

@@ -10,7 +10,7 @@ import click
 from llamatools.cli.options import SIZE, SOURCE, force_option, json_option, run_options
 
 
-@click.command("make-delta")
+@click.command("make-delta", short_help="Make the delta that leads from one model to another.")
 @click.argument("base", type=SOURCE, metavar="BASE")
 @click.argument("target", type=SOURCE, metavar="TARGET")
 @click.argument("out", type=SOURCE, metavar="OUT")

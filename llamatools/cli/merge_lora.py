@@ -18,7 +18,7 @@ from llamatools.cli.options import (
 )
 
 
-@click.command("merge-lora")
+@click.command("merge-lora", short_help="Merge adapters into a checkpoint of any layout.")
 @click.argument("base", type=SOURCE, metavar="BASE")
 @click.argument("adapters", type=SOURCE, metavar="ADAPTER...", nargs=-1, required=True)
 @click.argument("out", type=SOURCE, metavar="OUT")

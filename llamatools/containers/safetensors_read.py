@@ -98,6 +98,8 @@ def _read_header(file: InputFile) -> tuple[dict[str, object], int]:
 
 
 def _metadata(value: object, where: str) -> dict[str, str]:
+    if value is None:  # MLX writes it where it has none
+        return {}
     if not isinstance(value, dict):
         raise BadInput(f"{where}: {METADATA} is not an object")
     refuse_if(

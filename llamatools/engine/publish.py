@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llamatools.engine.commit import commit
 from llamatools.engine.sink import io_failed
 from llamatools.errors import IOFailed, OutputExists, UsageError
 from llamatools.text import nbytes, safe
@@ -42,6 +43,9 @@ def check_output(out: Path, *, force: bool) -> None:
         )
     if not out.parent.resolve().is_dir():
         raise UsageError(f"{safe(out.parent)}: no such folder to put the output in")
+    longest = os.pathconf(out.parent.resolve(), "PC_NAME_MAX")
+    if len(os.fsencode(out.name)) > longest:
+        raise UsageError(f"{safe(out)}: a name of more than {longest} bytes")
     if os.path.lexists(out) and not force:
         raise OutputExists(f"{safe(out)} exists already", hint="choose another name, or --force")
     if os.path.lexists(out) and (out.is_symlink() or not out.is_dir()):
@@ -104,6 +108,7 @@ def publish_file(file: Path, out: Path, *, force: bool = False) -> None:
 
 
 def _place(folder: Path, out: Path, *, force: bool) -> None:
+    commit()
     target = out.parent.resolve() / out.name
     if force and os.path.lexists(target):
         # Afterwards the staging folder holds the old output, and is removed with it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from llamatools.adapters.part import Adapter, Part
 from llamatools.canonical import EMBEDDING, HEAD
@@ -37,12 +37,12 @@ class Names:
         inner = f"model.{module}"
         return inner if f"{inner}.weight" in self._canonical else module
 
-    def modules(self, shapes: Shapes) -> list[str]:
-        """Every module whose weight the base has."""
+    def modules(self, tensors: Collection[str]) -> list[str]:
+        """Every module whose weight is among the tensors."""
         return [
             native.removesuffix(".weight")
             for native, canonical in self._canonical.items()
-            if canonical in shapes and native.endswith(".weight")
+            if canonical in tensors and native.endswith(".weight")
         ]
 
 
@@ -79,7 +79,7 @@ def _weight_misfits(part: Part, name: str, shape: tuple[int, ...]) -> list[str]:
         )
     if part.magnitude is not None:
         wanted = shape[1] if part.is_embedding else shape[0]
-        if part.magnitude.nbytes != wanted * part.magnitude.dtype.size:
+        if [n for n in part.magnitude.shape if n != 1] != [wanted][: wanted != 1]:
             out.append(
                 f"{where}: a magnitude vector of shape {list(part.magnitude.shape)}, "
                 f"expected {wanted} numbers"

@@ -111,7 +111,7 @@ def _report(adapters: Sequence[Adapter], merge: Merge) -> dict[str, object]:
 def _complete(base: Checkpoint, adapters: Sequence[Adapter]) -> list[str]:
     """BadInput where a file lacks modules that its config names; notes on the contrary."""
     names = Names(base.spec.n_layers)
-    modules = names.modules({name: value.shape for name, value in base.values.items()})
+    modules = names.modules(base.values.keys() | {HEAD})
     problems, notes = [], []
     for a in adapters:
         notes += [f"adapter {safe(a.name)}: {n}" for n in a.notes]
@@ -119,7 +119,7 @@ def _complete(base: Checkpoint, adapters: Sequence[Adapter]) -> list[str]:
             continue
         parts = {names.path(m): p for m, p in a.parts.items()}
         try:
-            missing = lacking(a.config, parts, modules)
+            missing = lacking(a.config, parts, modules, tied=base.spec.tied)
             more = unsaid(a.config, parts)
         except Unsupported as e:
             notes.append(f"adapter {safe(a.name)}: its targets were not checked: {e.problems[0]}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from llamatools.adapters.part import Adapter
+from llamatools.adapters.part import Adapter, Part
 from llamatools.canonical import EMBEDDING, HEAD
 from llamatools.checkpoint import Checkpoint
 from llamatools.dtypes import DType
 from llamatools.errors import BadInput
-from llamatools.expr.nodes import Expr, Witnessed
+from llamatools.expr.held import Held
+from llamatools.expr.nodes import Expr, ToHalves, Witnessed
+from llamatools.layouts.table import RowOrder
 from llamatools.merging.chain import Chain, advance
 from llamatools.merging.copies import without_copies
 from llamatools.merging.fit import Names, misfits
@@ -18,6 +20,7 @@ from llamatools.merging.tied import as_one, as_two, shared_start, unties
 from llamatools.plan.passes.cast import cast
 from llamatools.plan.passes.merge import Merged
 from llamatools.plan.plan import Step
+from llamatools.spec import ModelSpec
 from llamatools.text import safe
 
 _HINT = "was the adapter trained on this very base?"
@@ -42,6 +45,21 @@ def merge_values(
     return state.finish()
 
 
+def _in_halves(part: Part, spec: ModelSpec) -> Part:
+    """A part with its rows in canonical order; the base alone tells the number of heads."""
+    heads = part.order.heads(spec)
+    if heads is None:
+        return part
+    low, bias, magnitude = part.low_rank, part.added_bias, part.magnitude
+    return replace(
+        part,
+        low_rank=low and replace(low, left=Held(ToHalves(low.left, heads))),
+        added_bias=bias and (bias[0], Held(ToHalves(bias[1], heads))),
+        magnitude=magnitude and Held(ToHalves(magnitude, heads)),
+        order=RowOrder.SAME,
+    )
+
+
 class _State:
     def __init__(self, base: Checkpoint) -> None:
         self._base = base
@@ -53,6 +71,8 @@ class _State:
 
     def take(self, adapter: Adapter, weight: float | None) -> None:
         """One adapter more."""
+        parts = {m: _in_halves(p, self._base.spec) for m, p in adapter.parts.items()}
+        adapter = replace(adapter, parts=parts)
         stored = {HEAD: self._base.values[EMBEDDING], **self._base.values}
         adapter = without_copies(adapter, self._names, stored)
         if self._tied:

@@ -15,6 +15,8 @@ from llamatools.family.refuse import refuse_files
 from llamatools.jsonio import MAX_BYTES, load_json_object
 from llamatools.opening.weightfiles import ENDINGS, SCHEMES, Scheme, scheme_of, weight_files
 from llamatools.text import listing, safe
+from llamatools.yamlio import MAX_BYTES as MAX_YAML_BYTES
+from llamatools.yamlio import load_yaml_object
 
 _TRAVELLERS = re.compile(
     r"tokenizer(_config)?\.(model|json)|special_tokens_map\.json|added_tokens\.json|vocab\.json|"
@@ -146,11 +148,18 @@ class Folder:
 
     def json(self, name: str) -> dict[str, object]:
         """A JSON object in the folder."""
+        return load_json_object(self._whole(name, MAX_BYTES), safe(self.path / name))
+
+    def yaml(self, name: str) -> dict[str, object]:
+        """A YAML mapping in the folder."""
+        return load_yaml_object(self._whole(name, MAX_YAML_BYTES), safe(self.path / name))
+
+    def _whole(self, name: str, most: int) -> bytes:
         file = InputFile(self.path / name)
         try:
-            if file.size > MAX_BYTES:
-                raise BadInput(f"{safe(file.path)}: {file.size} bytes is too large for JSON")
-            return load_json_object(file.read(0, file.size), safe(file.path))
+            if file.size > most:
+                raise BadInput(f"{safe(file.path)}: {file.size:,} bytes is too large for settings")
+            return file.read(0, file.size)
         finally:
             file.close()
 

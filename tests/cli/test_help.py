@@ -97,9 +97,9 @@ def test_sizes(size: str) -> None:
 def test_help_loads_next_to_nothing(arguments: list[str]) -> None:
     """What makes it instant, which a clock on a busy machine cannot tell."""
     script = (
-        "import sys; from llamatools.cli import main\n"
+        "import sys; from llamatools.cli import start\n"
         f"sys.argv = ['llamatools', *{arguments!r}]\n"
-        "try: main.run()\n"
+        "try: start.run()\n"
         "except SystemExit as e: assert not e.code\n"
         "heavy = {'torch', 'numpy', 'rich', 'blake3', 'asyncio'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -119,11 +119,23 @@ def test_space_needed_counts_travellers(hf: Path, tmp_path: Path) -> None:
     assert needed() == before + 12345
 
 
-def test_a_folder_that_cannot_be_made(hf: Path, tmp_path: Path) -> None:
-    """A name one byte longer than file systems take."""
+def test_a_name_longer_than_file_systems_take(hf: Path, tmp_path: Path) -> None:
+    """It is told before anything is written."""
     done = call("convert", hf, tmp_path / ("n" * 256), "--to", "hf")
+    assert done.code == 2
+    assert "a name of more than 255 bytes" in done.err
+
+
+def test_a_folder_that_cannot_be_made(
+    hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mkdir(self: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    done = call("convert", hf, tmp_path / "out", "--to", "hf")
     assert done.code == 4
-    assert "File name too long" in done.err
+    assert "Read-only file system" in done.err
     assert "defect" not in done.err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,39 @@ def test_stopped_the_moment_the_staging_folder_is_made(
     monkeypatch.undo()
     assert done.code == 130
     assert leftovers(out) == []
+
+
+def _stop_when(process: subprocess.Popen[bytes], is_time: Callable[[], bool], number: int) -> None:
+    deadline = time.monotonic() + 60
+    while not is_time():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+    process.send_signal(number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("force", [False, True])
+def test_too_late_to_stop(force: bool, number: int, hf: Path, tmp_path: Path) -> None:
+    """Once the output stands the run has succeeded, and what it replaced is still removed."""
+    out = tmp_path / "out"
+    if force:
+        out.mkdir()
+        for i in range(2000):
+            (out / f"old-{i}").touch()
+    process = spawn("convert", hf, out, "--to", "meta", *(["--force"] if force else []))
+    _stop_when(process, (out / "params.json").exists, number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, leftovers(out)) == (0, ["out"]), err
+    assert b"stopped" not in err
+
+
+def test_stopped_while_modules_load(hf: Path, tmp_path: Path) -> None:
+    """Nothing is in place then that could tell of it; but no import of ours ends in a traceback."""
+    for delay in (0.03, 0.06, 0.1, 0.15):
+        process = spawn("convert", hf, tmp_path / "out", "--to", "meta", "--dry-run")
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (-signal.SIGINT, 130, 0)
+        assert b"llamatools/cli/main" not in err
+        assert b"click" not in err

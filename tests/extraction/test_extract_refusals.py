@@ -232,9 +232,9 @@ def test_an_adapter_is_no_model(base: Path, other: Path, tmp_path: Path) -> None
 
 def test_help_loads_no_torch() -> None:
     script = (
-        "import sys; from llamatools.cli import main\n"
+        "import sys; from llamatools.cli import start\n"
         "sys.argv = ['llamatools', 'extract-lora', '--help']\n"
-        "try: main.run()\n"
+        "try: start.run()\n"
         "except SystemExit as e: assert not e.code\n"
         "heavy = {'torch', 'numpy', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -57,6 +57,10 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"rank_pattern": {"q_proj": 1.5}}, "expected a whole number"),
     ({"a_new_method": {"x": 1}}, "not known, so that merging may mean more: a_new_method"),
     ({"use_dora": True}, "no magnitude vector"),
+    (
+        {"layers_pattern": ["(layers|h)"], "layers_to_transform": [0]},
+        "layers_pattern: a group in",
+    ),
     ({"r": 4}, "rank 2, but"),
     ({"rank_pattern": {"layers.0.self_attn.q_proj": 3}}, "says 3 for this module"),
     ({"rank_pattern": {"(a+)+(?=b)": 3}}, "not a pattern that can be matched in bounded time"),
@@ -239,6 +243,17 @@ def test_the_same_adapter_is_not_merged_twice(base: Path, tmp_path: Path) -> Non
     assert "merged already" in call("merge-lora", base, adapter, adapter, tmp_path / "o").err
 
 
+def test_nor_under_other_names(base: Path, tmp_path: Path) -> None:
+    """Whatever its program calls the adapter, in a file of either kind."""
+    call("merge-lora", base, plain(MODEL, tmp_path / "adapter"), tmp_path / "once")
+    named = {
+        n.replace(".weight", ".default.weight"): t
+        for n, t in factors(MODEL, "q_proj", "v_proj").items()
+    }
+    again = write_adapter(tmp_path / "again", named)
+    assert "again is merged already" in refused(tmp_path / "once", again).err
+
+
 def test_another_adapter_on_top(base: Path, tmp_path: Path) -> None:
     first, second = plain(MODEL, tmp_path / "a"), plain(MODEL, tmp_path / "b", lora_alpha=6)
     assert call("merge-lora", base, first, tmp_path / "once").code == 0
@@ -283,3 +298,49 @@ def test_meta_bases_refuse_alike(files: int, tmp_path: Path) -> None:
     tensors[f"{Q}.lora_B.weight"] = torch.ones(MODEL.dim + 1, RANK)
     done = refused(base, write_adapter(tmp_path / "adapter", tensors))
     assert "the base's is [48, 48]" in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize("shape", [(), (8, 8), (MODEL.dim, 2), (1, MODEL.dim - 1)], ids=str)
+def test_magnitudes_of_another_shape(base: Path, shape: tuple[int, ...], tmp_path: Path) -> None:
+    tensors = factors(MODEL, "q_proj")
+    lengths = {
+        n.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(shape)
+        for n in tensors
+        if "lora_A" in n
+    }
+    adapter = write_adapter(
+        tmp_path / "adapter", tensors | lengths, use_dora=True, target_modules=["q_proj"]
+    )
+    words = "magnitude vector of shape" if shape else "tensors without rows or elements"
+    assert words in refused(base, adapter).err
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 4), ()], ids=str)
+def test_tensors_without_elements(base: Path, shape: tuple[int, ...], tmp_path: Path) -> None:
+    """As training with parameters shared out over ranks leaves them."""
+    tensors = factors(MODEL, "q_proj") | {f"{PREFIX}model.norm.weight": torch.ones(shape)}
+    adapter = write_adapter(
+        tmp_path / "adapter", tensors, target_modules=["q_proj"], modules_to_save=["norm"]
+    )
+    done = refused(base, adapter)
+    assert "tensors without rows or elements" in done.err
+    assert "saved from one rank of several" in done.err
+
+
+@pytest.mark.parametrize("layout", ["hf", "meta"])
+def test_rows_that_a_tied_head_shares_are_stored_once(layout: str, tmp_path: Path) -> None:
+    """The config names both modules; without the embedding's rows both are missed."""
+    model = finite(Tiny(tied=True))
+    base = (
+        write_hf(model, tmp_path / "b") if layout == "hf" else write_meta(model, tmp_path / "b", 1)
+    )
+    rows = {
+        f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(2, model.dim)
+    }
+    tokens = {"embed_tokens": [5, 2], "lm_head": [5, 2]}
+    changes = {"target_modules": ["q_proj"], "trainable_token_indices": tokens}
+    some = factors(model, "q_proj")
+    whole = write_adapter(tmp_path / "whole", some | rows, **changes)
+    assert call("merge-lora", base, whole, tmp_path / "merged").code == 0
+    cut = write_adapter(tmp_path / "cut", some, **changes)
+    assert "holds nothing: model.embed_tokens, lm_head" in refused(base, cut).err

@@ -202,6 +202,12 @@ TIES: dict[str, Tie] = {
     "head-ensured": _tied(True, target_modules=_HEAD, **_SURE),
     "both-ensured": _tied(True, target_modules=[*VOCABULARY, "q_proj"], **_SURE),
     "regex-ensured": _tied(True, target_modules=".*(embed_tokens|q_proj)", **_SURE),
+    "regex-with-a-path-ensured": _tied(
+        False, target_modules=r"model\.embed_tokens|.*q_proj", **_SURE
+    ),
+    "ensured-with-a-rank-of-its-own": _tied(
+        False, target_modules=_EMBEDDING, rank_pattern={"embed_tokens": 3}, **_SURE
+    ),
     "ensured-but-scaled-apart": _tied(
         False, target_modules=_EMBEDDING, alpha_pattern={"lm_head": 3}, **_SURE
     ),

@@ -10,6 +10,8 @@
     llamatools.convert("Llama-3.1-8B", "out", llamatools.Options(to="hf"))
     llamatools.fingerprint("out").digest
 
+    llamatools.answer(llamatools.read_subject("out"), llamatools.Question(tp=2)).report  # memory
+
 Names are resolved on first use, so that importing the package costs nothing.
 """
 
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     from llamatools.extraction.extract import extract_lora
     from llamatools.fingerprints import Fingerprint, differences, fingerprint
     from llamatools.inspection import inspect
+    from llamatools.memory.question import Question
+    from llamatools.memory.report import Answer, answer
+    from llamatools.memory.source import read_subject
+    from llamatools.memory.subject import Subject
     from llamatools.merging.prepare import Merge, prepare_merge
     from llamatools.plan.build import Options, plan_conversion
     from llamatools.plan.plan import Plan
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from llamatools.tokenizing import convert_tokenizer, merge_tokenizers
 
 _HOMES = {
+    "Answer": "memory.report",
     "Checkpoint": "checkpoint",
     "Extract": "extraction.choice",
     "Fingerprint": "fingerprints",
@@ -51,8 +58,11 @@ _HOMES = {
     "Options": "plan.build",
     "Plan": "plan.plan",
     "Prepared": "conversion",
+    "Question": "memory.question",
     "RopeScaling": "spec",
+    "Subject": "memory.subject",
     "Swap": "swapping",
+    "answer": "memory.report",
     "apply_delta": "deltas.apply",
     "compare_tokenizers": "tokenizer.between",
     "convert": "conversion",
@@ -70,11 +80,13 @@ _HOMES = {
     "prepare": "conversion",
     "prepare_merge": "merging.prepare",
     "prepare_swap": "swapping",
+    "read_subject": "memory.source",
     "read_tensor": "reading",
     "run": "conversion",
 }
 
 __all__ = [
+    "Answer",
     "Checkpoint",
     "Extract",
     "Fingerprint",
@@ -84,9 +96,12 @@ __all__ = [
     "Options",
     "Plan",
     "Prepared",
+    "Question",
     "RopeScaling",
+    "Subject",
     "Swap",
     "__version__",
+    "answer",
     "apply_delta",
     "compare_tokenizers",
     "convert",
@@ -104,6 +119,7 @@ __all__ = [
     "prepare",
     "prepare_merge",
     "prepare_swap",
+    "read_subject",
     "read_tensor",
     "run",
 ]

@@ -20,7 +20,7 @@ from llamatools.dtypes import DType
 from llamatools.errors import BadInput
 from llamatools.expr.nodes import Expr
 from llamatools.family.identify import Identity, identify
-from llamatools.family.refuse import refuse_config, refuse_params
+from llamatools.family.refuse import refuse_config, refuse_files, refuse_params
 from llamatools.layouts import hf_config, meta_config
 from llamatools.layouts.hf import HF
 from llamatools.layouts.join import check_copies, match
@@ -89,17 +89,19 @@ def main_dtype(values: Mapping[str, Expr]) -> DType:
     return max(sizes, key=lambda d: (sizes[d], d.name))
 
 
-def open_checkpoint(source: str | Path, *, probe: bool = True) -> Checkpoint:
+def open_checkpoint(source: str | Path | Folder, *, probe: bool = True) -> Checkpoint:
     """Open a folder, or the one weight file in it, of any layout and container.
 
     Raises BadInput for what is broken or contradicts itself, Unsupported for what is recognised
     and not handled. With `probe` False no tensor data is read.
     """
-    folder = scan(Path(source))
+    folder = source if isinstance(source, Folder) else scan(Path(source))
+    path = folder.path if isinstance(source, Folder) else Path(source)
+    refuse_files(folder.names)
     config = _refuse_by_config(folder)
     native = read_native(folder)
     try:
-        return _assemble(Path(source), folder, config, native, probe)
+        return _assemble(path, folder, config, native, probe)
     except BaseException:
         native.close()
         raise

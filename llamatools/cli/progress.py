@@ -9,40 +9,44 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from llamatools.cli.messages import tell
-from llamatools.text import nbytes
+from llamatools.text import count, nbytes
 
 Begin = Callable[[int], Callable[[int], None]]
 
 
 @contextmanager
-def progress(what: str, *, quiet: bool) -> Iterator[Begin]:
-    """Gives what the library calls with the total, and what that returns with each part done."""
+def progress(what: str, *, quiet: bool, noun: str | None = None) -> Iterator[Begin]:
+    """Gives what the library calls with the total, and what that returns with each part done.
+
+    Both are bytes, or numbers of `noun`s.
+    """
     if quiet:
         yield lambda total: lambda done: None
     elif sys.stderr.isatty():
-        with _bar(what) as begin:
+        with _bar(what, noun) as begin:
             yield begin
     else:
-        yield lambda total: _Lines(what, total).add
+        yield lambda total: _Lines(what, total, noun).add
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Begin]:
+def _bar(what: str, noun: str | None) -> Iterator[Begin]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
+        MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
+    amounts = (MofNCompleteColumn(),) if noun else (DownloadColumn(), TransferSpeedColumn())
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        *amounts,
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -57,8 +61,9 @@ def _bar(what: str) -> Iterator[Begin]:
 class _Lines:
     """A line whenever another tenth is done, and at most one a second."""
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int, noun: str | None = None) -> None:
         self._what = what
+        self._noun = noun
         self._total = max(1, total)
         self._done = 0
         self._told = 0
@@ -75,6 +80,9 @@ class _Lines:
                 return
             self._told, self._last = tenth, now
             rate = self._done / max(1e-9, now - self._start)
+            if self._noun:
+                tell(f"{self._what}: {self._done} of {count(self._total, self._noun)}")
+                return
             tell(
                 f"{self._what}: {self._done * 100 // self._total}% of {nbytes(self._total)}, "
                 f"{nbytes(rate)}/s"

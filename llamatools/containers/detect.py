@@ -14,12 +14,12 @@ from llamatools.text import safe
 _HEAD = 512
 
 
-def open_container(path: Path) -> Container:
+def open_container(source: Path | InputFile) -> Container:
     """The tensors of a safetensors or torch file; nothing of their data is read.
 
     Raises BadInput or Unsupported for anything else, by name where the kind is known.
     """
-    file = InputFile(path)
+    file = source if isinstance(source, InputFile) else InputFile(source)
     head = file.read(0, min(_HEAD, file.size))
     # First: a header length may begin like any other format's magic, which has no "{" there.
     if _is_safetensors(head):

@@ -36,6 +36,19 @@ def check_paths(source: Path, out: Path, *, force: bool) -> None:
 
 def check_output(out: Path, *, force: bool) -> None:
     """Refuse an output that is taken, or that has no place to be."""
+    _check_place(out, force=force)
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir()):
+        raise OutputExists(f"{safe(out)} is not a folder, and is not replaced")
+
+
+def check_file(out: Path, *, force: bool) -> None:
+    """The same for an output that is one file."""
+    _check_place(out, force=force)
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_file()):
+        raise OutputExists(f"{safe(out)} is not a plain file, and is not replaced")
+
+
+def _check_place(out: Path, *, force: bool) -> None:
     if not out.name:
         raise UsageError(
             f"{safe(out)}: the current folder cannot be the output",
@@ -48,8 +61,6 @@ def check_output(out: Path, *, force: bool) -> None:
         raise UsageError(f"{safe(out)}: a name of more than {longest} bytes")
     if os.path.lexists(out) and not force:
         raise OutputExists(f"{safe(out)} exists already", hint="choose another name, or --force")
-    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir()):
-        raise OutputExists(f"{safe(out)} is not a folder, and is not replaced")
 
 
 def free_bytes(out: Path) -> int:

@@ -11,7 +11,6 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 from llamatools.containers.base import InputFile
 from llamatools.errors import BadInput, IOFailed, Unsupported, UsageError
-from llamatools.family.refuse import refuse_files
 from llamatools.jsonio import MAX_BYTES, load_json_object
 from llamatools.opening.weightfiles import ENDINGS, SCHEMES, Scheme, scheme_of, weight_files
 from llamatools.text import listing, safe
@@ -146,6 +145,10 @@ class Folder:
             )
         return weight_map
 
+    def open(self, name: str) -> InputFile:
+        """A file in the folder."""
+        return InputFile(self.path / name)
+
     def json(self, name: str) -> dict[str, object]:
         """A JSON object in the folder."""
         return load_json_object(self._whole(name, MAX_BYTES), safe(self.path / name))
@@ -155,7 +158,7 @@ class Folder:
         return load_yaml_object(self._whole(name, MAX_YAML_BYTES), safe(self.path / name))
 
     def _whole(self, name: str, most: int) -> bytes:
-        file = InputFile(self.path / name)
+        file = self.open(name)
         try:
             if file.size > most:
                 raise BadInput(f"{safe(file.path)}: {file.size:,} bytes is too large for settings")
@@ -188,7 +191,6 @@ def scan(source: Path) -> Folder:
         raise BadInput(
             f"{safe(source)}: not a regular file, or a link that leads out of its folder"
         )
-    refuse_files(names)
     return Folder(path, names, rejected, None if is_folder else source.name)
 
 

@@ -38,7 +38,7 @@ def read_native(folder: Folder) -> NativeTensors:
     index = folder.index if folder.chosen is None else None
     containers: list[Container] = []
     try:
-        containers += (open_container(folder.path / name) for name in folder.weights)
+        containers += (open_container(folder.open(name)) for name in folder.weights)
         refuse_tensors(t for c in containers for t in c.tensors.values())
         kinds = sorted({c.kind for c in containers})
         if len(kinds) > 1:

@@ -1,0 +1,42 @@
+"""What a user names: something that exists here, or else a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llamatools.errors import LlamatoolsError
+from llamatools.hub.fetching import Asking
+from llamatools.hub.name import RepositoryName, parse_name
+from llamatools.hub.repository import open_repository
+from llamatools.opening.folder import Folder
+from llamatools.text import safe
+
+
+def exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def here_or_there(source: str, asking: Asking) -> Iterator[Folder | str]:
+    """A repository's folder, where `source` names one and nothing of that name is here."""
+    name = None if exists(Path(source)) else parse_name(source)
+    if name is None:
+        yield source
+        return
+    with naming(name):
+        yield open_repository(name, asking).folder
+
+
+@contextmanager
+def naming(name: RepositoryName) -> Iterator[None]:
+    """Whatever is wrong in here, it is said of which repository."""
+    try:
+        yield
+    except LlamatoolsError as e:
+        problems = [p if name.id in p else f"{safe(name)}: {p}" for p in e.problems]
+        raise type(e)(problems, hint=e.hint) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
@@ -11,6 +12,7 @@ from llamatools.cli.options import SIZE
 
 if TYPE_CHECKING:
     from llamatools.checkpoint import Checkpoint
+    from llamatools.conversion import Begin
     from llamatools.golden.create import Run
     from llamatools.reference.observe import Observer, Prompt
     from llamatools.reference.settings import Settings
@@ -84,8 +86,11 @@ def make_settings(options: dict[str, Any]) -> Settings:
     return Settings(**{name: options[name] for name in names})
 
 
-def runner(what: str, settings: Settings, *, quiet: bool) -> Run:
-    """A forward pass with progress on stderr, and with its memory: before it and after."""
+def runner(what: str, settings: Settings, *, quiet: bool, begin: Begin | None = None) -> Run:
+    """A forward pass with progress on stderr, and with its memory: before it and after.
+
+    `begin`: where progress is shown already.
+    """
     from llamatools.cli.messages import tell
     from llamatools.cli.progress import progress
     from llamatools.reference.run import Runner
@@ -99,8 +104,8 @@ def runner(what: str, settings: Settings, *, quiet: bool) -> Run:
         checkpoint: Checkpoint, prompts: Sequence[Prompt], observer: Observer
     ) -> dict[str, object]:
         with (
-            progress(what, quiet=quiet) as begin,
-            Runner(checkpoint, settings, begin) as passes,
+            progress(what, quiet=quiet) if begin is None else nullcontext(begin) as shown,
+            Runner(checkpoint, settings, shown) as passes,
         ):
             say(f"{nbytes(passes.plan(prompts).total)} of memory on {passes.device}, at most")
             report = passes.forward(prompts, observer)

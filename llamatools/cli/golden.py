@@ -24,7 +24,7 @@ _FORCE = click.option("--force", is_flag=True, help="Replace the file that is th
 _WIDER = {"fp32": "fp64", "bf16": "fp32", "fp16": "fp32"}
 
 
-@click.group()
+@click.group(short_help="Create, import and inspect what models must answer.")
 def golden() -> None:
     """Create, inspect and import golden files: what a model must answer.
 
@@ -32,7 +32,7 @@ def golden() -> None:
     """
 
 
-@golden.command()
+@golden.command(short_help="Write what a checkpoint answers.")
 @click.argument("source", type=SOURCE, metavar="SRC")
 @_OUT
 @click.option(
@@ -108,7 +108,7 @@ def _create(
     return replace(made, source=known)
 
 
-@golden.command("import")
+@golden.command("import", short_help="Take logits that others computed.")
 @click.argument("logits", type=SOURCE, metavar="LOGITS")
 @_OUT
 @click.option(
@@ -184,7 +184,7 @@ def import_(
     _tell(made, out, as_json=as_json, quiet=quiet)
 
 
-@golden.command()
+@golden.command(short_help="Say what a golden file holds, and whose it is.")
 @click.argument("file", type=SOURCE, metavar="FILE")
 @json_option
 def inspect(file: str, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`verify` and `golden` as a person reads them on a terminal."""
+"""`verify` and `golden`, and --verify, as a person reads them on a terminal."""
 
 from __future__ import annotations
 
@@ -131,6 +131,24 @@ def _perplexity(console: Console, report: Report) -> None:
     if found["left_out"]:
         text += f" ({found['left_out']:,} more left out)"
     console.print(f"perplexity {text}")
+
+
+def show_verified(v: Report) -> None:
+    """What `convert` and its like read back, and what the model answered."""
+    console = make_console()
+    table = pairs()
+    equal = f"{count(v['files'], 'file')} and {count(v['tensors'], 'tensor')}, as they were written"
+    label_row(table, "read back", equal)
+    golden = v["golden"]
+    if golden is not None:
+        limits = (c for c in golden["checks"] if c["limit"] is not None)
+        found = (f"{c['name']} {_number(c['found'])} (limit {c['limit']:g})" for c in limits)
+        label_row(table, "golden", f"{golden['path']}: holds")
+        label_row(table, "gate", f"{golden['gate']['name']} ({golden['gate']['why']})")
+        label_row(table, "found", ", ".join(found))
+    console.print(table)
+    for note in golden["notes"] if golden is not None else ():
+        console.print(f"[dim]note:[/] {escape(safe(note, 400))}")
 
 
 def show_golden(path: str, report: Report) -> None:

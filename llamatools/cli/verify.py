@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _LIMIT = click.FloatRange(0)
 
 
-@click.command()
+@click.command(short_help="Is it the model it should be? If not, where and why.")
 @click.argument("source", type=SOURCE, metavar="SRC")
 @click.option("--golden", type=SOURCE, metavar="FILE", help="Logits the model must give.")
 @click.option(

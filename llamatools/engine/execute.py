@@ -126,9 +126,11 @@ def _size(block: Bits) -> tuple[int, int]:
 
 
 class _Run:
-    def __init__(self, plan: Plan, limits: Resources, progress: Progress) -> None:
+    def __init__(
+        self, plan: Plan, limits: Resources, progress: Progress, checks: RecordChecks
+    ) -> None:
         self.limits = limits
-        self.checks = RecordChecks()
+        self.checks = checks
         self.before_turn = Turnstile()
         self.outcome = Outcome()
         self.sinks: list[Sink] = []
@@ -257,9 +259,12 @@ class _Run:
             out.append((t, slot.start + first * row_bytes, as_bytes(piece)))
         return out
 
-    def finish(self) -> Outcome:
+    def check_records(self) -> None:
         out = self.outcome
         out.records_checked, out.records_partial = self.checks.finish()
+
+    def finish(self) -> Outcome:
+        out = self.outcome
         for f, sink in zip(self._plan.files, self.sinks, strict=True):
             out.files[f.name] = sink.finish()
         return out
@@ -270,13 +275,18 @@ class _Run:
 
 
 def execute(
-    plan: Plan, limits: Resources, folder: Path | None = None, progress: Progress = lambda n: None
+    plan: Plan,
+    limits: Resources,
+    folder: Path | None = None,
+    progress: Progress = lambda n: None,
+    checks: RecordChecks | None = None,
 ) -> Outcome:
     """Run a plan; its weight files are created in `folder`, complete and synced on return.
 
-    The first failure, or a signal, stops all workers before it is raised.
+    The first failure, or a signal, stops all workers before it is raised. Who gives `checks` is the
+    one to finish them: of a part of a plan, when the other parts have been seen.
     """
-    run = _Run(plan, limits, progress)
+    run = _Run(plan, limits, progress, checks or RecordChecks())
     threads = [threading.Thread(target=run.work, daemon=True) for _ in range(limits.jobs)]
     try:
         run.open_sinks(folder)
@@ -286,6 +296,8 @@ def execute(
             for t in threads:
                 t.join()
         run.raise_failure()
+        if checks is None:
+            run.check_records()
         return run.finish()
     finally:
         run.stop()

@@ -113,14 +113,24 @@ class Reader:
     def rows(self, value: Expr, indices: Sequence[int]) -> Bits:
         """(len(indices), columns): some rows of a tensor, and of the file no more than these."""
         granule, once = value.granule, Once()
-        firsts = sorted({i // granule for i in indices})
-        out = np.empty((len(firsts) * granule, value.columns), bits_dtype(value.dtype))
+        blocks = _blocks(value, indices)
+        out = np.empty((len(blocks) * granule, value.columns), bits_dtype(value.dtype))
         tasks = []
-        for at, first in enumerate(firsts):
-            height = min(granule, value.rows - first * granule)
-            block = out[at * granule :][:height]
-            tasks.append(self._pool.submit(self._read, value, first * granule, block, once))
+        for at, rows in enumerate(blocks):
+            block = out[at * granule :][: len(rows)]
+            tasks.append(self._pool.submit(self._read, value, rows.start, block, once))
         self._wait(tasks)
-        place = {first: at for at, first in enumerate(firsts)}
+        place = {rows.start // granule: at for at, rows in enumerate(blocks)}
         picked: Bits = out[[place[i // granule] * granule + i % granule for i in indices]]
         return picked
+
+
+def _blocks(value: Expr, indices: Sequence[int]) -> list[range]:
+    """The granules that some rows are in."""
+    starts = sorted({i // value.granule * value.granule for i in indices})
+    return [range(s, min(s + value.granule, value.rows)) for s in starts]
+
+
+def bytes_of_rows(value: Expr, indices: Sequence[int]) -> int:
+    """What `Reader.rows` reads."""
+    return sum(len(rows) for rows in _blocks(value, indices)) * value.row_bytes

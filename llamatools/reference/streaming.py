@@ -178,9 +178,16 @@ class Loader:
         self._resident = resident
         self._kept: dict[str, torch.Tensor] = {}
 
+    def to_read(self, units: Sequence[Unit]) -> int:
+        """Bytes that streaming these will read."""
+        return 0 if self._has(units) else sum(u.nbytes for u in units)
+
+    def _has(self, units: Sequence[Unit]) -> bool:
+        return all(unit.name in self._kept for unit in units)
+
     def stream(self, units: Sequence[Unit]) -> Generator[tuple[Unit, torch.Tensor], None, None]:
         """Each unit, and its bytes until the next is asked for. To be closed when broken off."""
-        if all(unit.name in self._kept for unit in units):
+        if self._has(units):
             for unit in units:
                 yield unit, self._kept[unit.name]
             return

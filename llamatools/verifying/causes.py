@@ -102,7 +102,11 @@ CAUSES = (
 
 
 def causes(place: Place, differences: list[str], shift: int) -> list[Cause]:
-    """What may be the reason, the likeliest first; what the config says outranks the table."""
+    """What may be the reason, the likeliest first.
+
+    A setting that differs is named first, at whichever positions it shows: the table knows what is
+    usual, and little of a setting may show like another's.
+    """
     found = []
     if shift:
         by = f"logits agree once they are moved by {shift:+d}: the head's rows are shifted"
@@ -111,17 +115,17 @@ def causes(place: Place, differences: list[str], shift: int) -> list[Cause]:
         text = "NaN or infinity: in the weights, or where the type of the run has no room"
         return [Cause("nan", text, (), ())]
     size = "large" if place.error >= LARGE else "small"
-    matching = [
+    told = {_TOLD[name] for name in _TOLD if any(d.startswith(name) for d in differences)}
+    found += [c for c in CAUSES if c.key in told and place.kind in c.kinds]
+    return found + [
         c
         for c in CAUSES
-        if place.kind in c.kinds
+        if c.key not in told
+        and place.kind in c.kinds
         and place.positions.pattern in c.patterns
         and size in c.sizes
         and not (c.first_layer and place.layer)
     ]
-    told = {_TOLD[name] for name in _TOLD if any(d.startswith(name) for d in differences)}
-    found += [c for c in matching if c.key in told]
-    return found + [c for c in matching if c.key not in told]
 
 
 _TOLD = {

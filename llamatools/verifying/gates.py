@@ -53,8 +53,13 @@ _NARROWER = {("F32", "BF16"), ("F32", "F16"), ("BF16", "F16"), ("F16", "BF16")}
 """(golden's weights, checkpoint's): what a cast between them may change."""
 
 
-def choose_gate(golden: Golden, dtype: str, weights: str, n_layers: int) -> Gate:
-    """The gate for a run in `dtype` (a name of torch's) of a checkpoint of `weights`."""
+def choose_gate(
+    golden: Golden, dtype: str, weights: str, n_layers: int, rounded: str | None = None
+) -> Gate:
+    """The gate for a run in `dtype` (a name of torch's) of a checkpoint of `weights`.
+
+    `rounded`: what is known to have rounded these since the golden's model.
+    """
     order = list(_OF_DTYPE)
     coarse = max(golden.dtype, dtype, key=order.index)
     name = _OF_DTYPE[coarse]
@@ -65,8 +70,10 @@ def choose_gate(golden: Golden, dtype: str, weights: str, n_layers: int) -> Gate
         name = "fp32-fp64"
     gate = GATES[name]
     before = golden.source.weights
-    if (before, weights) in _NARROWER and gate.rms < GATES["cast"].rms:
-        gate, why = GATES["cast"], f"weights were {BY_NAME[str(before)]}, now {weights}"
+    if rounded is None and (before, weights) in _NARROWER:
+        rounded = f"weights were {BY_NAME[str(before)]}, now {weights}"
+    if rounded is not None and gate.rms < GATES["cast"].rms:
+        gate, why = GATES["cast"], rounded
     return _above_noise(replace(gate, why=why), golden.noise)
 
 

@@ -77,6 +77,16 @@ def _failed(verdict: Verdict | None) -> list[str]:
     return out
 
 
+def failures(outcome: Outcome) -> list[str]:
+    """Why an outcome does not hold, and where, in a few sentences."""
+    out = [*_failed(outcome.verdict), *outcome.problems]
+    place = outcome.verdict.place if outcome.verdict is not None else None
+    if place is not None:
+        after = f" (right until {place.after})" if place.after else ""
+        out.append(f"first bad: {place}{after}, at {place.positions.text}")
+    return [*out, *(f"differs: {d}" for d in outcome.differences)]
+
+
 def _reference(golden: Golden | None, path: str | None, other: str | None) -> Report | None:
     name = path or other
     if name is None:

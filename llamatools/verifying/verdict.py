@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llamatools.checkpoint import Checkpoint
+from llamatools.errors import UsageError
 from llamatools.golden.model import Golden
+from llamatools.text import safe
 from llamatools.verifying.causes import Cause, causes, config_differences
 from llamatools.verifying.compare import Compared
 from llamatools.verifying.gates import GATES, Check, Gate, check, choose_gate, override
@@ -23,6 +25,12 @@ class Wishes:
     limits: Mapping[str, float | None] = field(default_factory=dict)
     """In place of the gate's: "rms", "mean_kl", "p95_kl"."""
     max_perplexity: float | None = None
+    rounded: str | None = None
+    """What is known to have rounded the weights since the golden's model."""
+
+    def __post_init__(self) -> None:
+        if self.gate not in (None, *GATES):
+            raise UsageError(f"--gate {safe(self.gate)}: expected one of {', '.join(GATES)}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ def judge(
     """`dtype`: of the run, as torch names it."""
     if wishes.gate is None:
         n_layers = checkpoint.spec.n_layers
-        gate = choose_gate(golden, dtype, checkpoint.dtype.name, n_layers)
+        gate = choose_gate(golden, dtype, checkpoint.dtype.name, n_layers, wishes.rounded)
     else:
         gate = GATES[wishes.gate]
     gate = override(gate, wishes.limits)

@@ -31,7 +31,7 @@ def test_golden_logits(golden: Golden, files: int, measured: Measured) -> None:
     assert found <= TOLERANCE
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("golden", GOLDENS, ids=str)
 def test_every_layout_gives_the_same_bits(golden: Golden, dtype: str, as_hf: AsHf) -> None:
     prompts = [prompt(golden), prompt(golden, slice(0, 5))]

@@ -75,7 +75,9 @@ class Traced(TorchDispatchMode):
         self.now -= size
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp64"])
+@pytest.mark.parametrize(
+    "dtype", ["fp32", *(pytest.param(d, marks=pytest.mark.slow) for d in ("bf16", "fp64"))]
+)
 @pytest.mark.parametrize("sizes", [MIDDLE, WIDE_VOCABULARY], ids=["layers", "head"])
 @pytest.mark.parametrize(
     "prompts", [USUAL, [plain(1)], [plain(*[1] * 1100)]], ids=["usual", "one", "long"]

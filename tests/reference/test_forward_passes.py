@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,39 @@ def test_resident_weights_are_read_once(usual: Seen) -> None:
             reports.append(runner.forward(PROMPTS, observer))
             assert observer.same(usual)
         assert reports[1].read < reports[0].read / 5  # rows of the embedding, and the norm
+
+
+@pytest.mark.parametrize("style", ["llama-2", "llama-3", "llama-3.2"])
+@pytest.mark.parametrize("files", FILES)
+@pytest.mark.parametrize("room", [1 << 20, 3 * 40 * 4], ids=["one pass", "passes of the head"])
+@pytest.mark.parametrize("resident", [False, True])
+def test_progress_ends_at_all(
+    style: str, files: int, room: int, resident: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What is announced is what is read: no less, and no more than 100% is ever shown."""
+    monkeypatch.setattr(packing, "SHOWN", room)
+    monkeypatch.setattr(packing, "LOGITS_ON_CPU", room)
+    model = finite(Tiny(style=style, tied=style == "llama-3.2"))
+    asked = [plain(7, 0, 7, 31), plain(39, 5)]
+    announced: list[int] = []
+    done: list[int] = []
+
+    def begin(total: int) -> Callable[[int], None]:
+        announced.append(total)
+        done.append(0)
+
+        def more(n: int) -> None:
+            done[-1] += n
+
+        return more
+
+    folder = write_meta(model, tmp_path / "m", files)
+    settings = replace(CPU, resident=resident, jobs=1)
+    with llamatools.open_checkpoint(folder) as opened, Runner(opened, settings, begin) as runner:
+        read = [runner.forward(asked, Seen()).read for _ in range(2)]
+    assert announced == done == read
+    assert (read[1] < read[0]) is resident
 
 
 @pytest.mark.parametrize("resident", [False, True])

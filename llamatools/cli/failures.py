@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import click
 
@@ -34,6 +35,8 @@ class Stopped(BaseException):
 def guard(command: Callable[[], object], arguments: Sequence[str]) -> int:
     """Run a command; returns the exit code, having told the user about any failure."""
     as_json = "--json" in arguments
+    if sys.stdout is None:  # closed by whoever started us, and so nothing is to be said there
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         try:
             result = command()

@@ -35,6 +35,7 @@ def inspect(source: str, as_json: bool, kv_memory: bool, **asked: Any) -> int | 
     from llamatools.hub.opening import here_or_there
     from llamatools.inspection import inspect as report_on
 
+    _refuse_name(source)
     with here_or_there(source, _asking()) as place, open_checkpoint(place, probe=False) as opened:
         report = report_on(opened)
     if as_json:
@@ -44,6 +45,20 @@ def inspect(source: str, as_json: bool, kv_memory: bool, **asked: Any) -> int | 
 
     show_inspection(report)
     return None
+
+
+def _refuse_name(source: str) -> None:
+    """BadInput where a released model is named, of which nothing is here to inspect."""
+    from llamatools.errors import BadInput
+    from llamatools.hub.opening import exists
+    from llamatools.memory import registry
+    from llamatools.text import safe
+
+    if not exists(Path(source)) and registry.by_name(source):
+        raise BadInput(
+            f"{safe(source)}: no such file or folder",
+            hint="the names of released models are for --kv-memory",
+        )
 
 
 def _asking() -> Asking:

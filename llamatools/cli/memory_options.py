@@ -28,6 +28,9 @@ class Contexts(click.ParamType):  # type: ignore[type-arg]
     ) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
+        if re.fullmatch(r"\d{1,3}(,\d{3})+", value):
+            one = value.replace(",", "")
+            self.fail(f"{value!r} may be one or several; write {one}, or 8k,32k", param, ctx)
         found = {word: parse_tokens(word) for word in value.split(",")}
         wrong = [word for word, n in found.items() if n is None]
         if wrong:
@@ -37,6 +40,12 @@ class Contexts(click.ParamType):  # type: ignore[type-arg]
                 ctx,
             )
         return tuple(sorted({n for n in found.values() if n is not None}))
+
+
+def _joined(
+    ctx: click.Context, param: click.Parameter, value: tuple[tuple[int, ...], ...]
+) -> tuple[int, ...]:
+    return tuple(sorted({n for several in value for n in several}))
 
 
 class SizeWithUnit(Size):
@@ -109,10 +118,11 @@ _OPTIONS = (
     click.option("--batch", type=click.IntRange(1, 1 << 20), default=1,
                  help="Sequences at once.  [default: 1]"),
     click.option("--context", "contexts", type=Contexts(), metavar="8k,32k,...",
+                 multiple=True, callback=_joined,
                  help="Tokens of a sequence.  [default: 8k, 32k, 128k, up to the model's own]"),
     click.option("--kv-memory", is_flag=True,
                  help="Say what SRC needs in memory instead, and where it fits. SRC may also be a "
-                 "params.json, a config.json, or a name: llama-3.1-70b."),
+                 "params.json, a config.json, a hub's org/name, or a name: llama-3.1-70b."),
 )  # fmt: skip
 
 

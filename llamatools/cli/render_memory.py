@@ -8,9 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from llamatools.cli.memory_plot import ASCII, UNICODE, Line, plot
-from llamatools.cli.render import label_row, make_console, pairs
+from llamatools.cli.narrow import NO_BREAK, Column, fitted, unbroken
+from llamatools.cli.render import make_console, pairs
 from llamatools.memory.curve import point
 from llamatools.memory.report import Answer
 from llamatools.memory.units import about_tokens, gib, tokens
@@ -19,8 +21,8 @@ from llamatools.text import count, safe
 Report = dict[str, Any]
 
 STYLES = {"fits": "green", "tight": "yellow", "no": "red"}
-_OTHER_COLUMNS = 59
-"""Cells of the table of GPUs beside its verdicts, of which each takes 7."""
+_LABELS = 12
+"""Cells before the facts, which are beside their labels."""
 _WIDEST_PLOT = 100
 
 
@@ -28,19 +30,24 @@ def show_memory(answer: Answer) -> None:
     console = make_console()
     report: Report = answer.report
     console.print(f"[bold]{escape(safe(report['model']['title']))}[/]")
-    console.print(_facts(report))
+    console.print(_facts(report, console.width - _LABELS))
     console.print()
-    console.print(_contexts(report))
+    console.print(_contexts(report, console.width), crop=False)
     if report["gpus"]:
         console.print()
-        console.print(_gpus(report, max(2, (console.width - _OTHER_COLUMNS) // 7)))
+        console.print(_gpus(report, console.width), crop=False)
     console.print()
     _plot(console, answer)
     _limit(console, report["limit"])
-    for warning in report["warnings"]:
-        console.print(f"[yellow]warning:[/] {escape(safe(warning, 400))}")
-    for note in report["notes"]:
-        console.print(f"[dim]note:[/] {escape(safe(note, 400))}")
+    for style, label in (("yellow", "warning"), ("dim", "note")):
+        for remark in report[f"{label}s"]:
+            _line(console, f"[{style}]{label}:[/]", safe(remark, 400))
+
+
+def _line(console: Console, label: str, text: str) -> None:
+    """`label` is of our own, with markup."""
+    indent = len(Text.from_markup(label).plain) + 1
+    console.print(f"{label} {escape(unbroken(text, console.width, indent))}")
 
 
 def _amount(figure: Report) -> str:
@@ -48,19 +55,25 @@ def _amount(figure: Report) -> str:
     return ("~" if figure["kind"] == "estimate" else "") + gib(figure["value"])
 
 
-def _facts(report: Report) -> Table:
+def _facts(report: Report, width: int) -> Table:
     table = pairs()
+
+    def row(label: str, text: str) -> None:
+        table.add_row(label, escape(unbroken(safe(text, 400), width)))
+
     p, w, kv, a = report["parameters"], report["weights"], report["kv"], report["architecture"]
     unique, stored = p["unique"]["value"], p["stored"]
+    about = "~" if p["unique"]["kind"] == "estimate" else ""
     more = f" ({stored['value']:,} stored)" if stored and stored["value"] != unique else ""
-    label_row(table, "parameters", f"{unique:,}{more}")
-    groups = (f"{g} {n['value']:,}" for g, n in p["by_group"].items())
-    label_row(table, "by group", ", ".join(groups))
-    label_row(table, "weights", _weights(w))
-    label_row(table, "attention", _attention(a))
-    label_row(table, "kv cache", _cache(kv))
+    row("parameters", f"{about}{unique:,}{more}")
+    groups = (f"{safe(g)} {about}{n['value']:,}" for g, n in p["by_group"].items())
+    whole = ", ".join(g.replace(" ", NO_BREAK) for g in groups)
+    table.add_row("by group", escape(unbroken(whole, width)))
+    row("weights", _weights(w))
+    row("attention", _attention(a))
+    row("kv cache", _cache(kv))
     if report["parallel"]["gpus"] > 1:
-        label_row(table, "parallel", _parallel(report["parallel"]))
+        row("parallel", _parallel(report["parallel"]))
     return table
 
 
@@ -112,57 +125,48 @@ def _parallel(p: Report) -> str:
     return text
 
 
-def _table() -> Table:
-    return Table(box=None, pad_edge=False, header_style="dim")
-
-
-def _contexts(report: Report) -> Table:
+def _contexts(report: Report, width: int) -> Table:
     """One row a context: the cache, and the fullest GPU."""
     several = report["parallel"]["gpus"] > 1
-    batch = report["contexts"][0]["batch"]
-    table = _table()
-    table.add_column("context" if batch == 1 else f"context x {batch}", justify="right")
-    if several:
-        table.add_column("all KV", justify="right")
-    for heading in ("KV cache", "weights", "the rest", "one GPU" if several else "in all"):
-        table.add_column(heading, justify="right")
-    table.add_column("fits on", no_wrap=True)
-    for row in report["contexts"]:
-        g = row["per_gpu"]
-        rest = sum(g[k]["value"] for k in ("rope", "activations", "runtime"))
-        cells = [tokens(row["context"])]
-        cells += [_amount(row["kv"])] if several else []
-        cells += [_amount(g["kv"]), _amount(g["weights"]), f"~{gib(rest)}"]
-        smallest = row["smallest_gpu"] or "none that is known"
-        table.add_row(*cells, f"[bold]{_amount(g['total'])}[/]", smallest)
-    return table
+    rows = report["contexts"]
+    batch = rows[0]["batch"]
+    each = [row["per_gpu"] for row in rows]
+    rest = [sum(g[k]["value"] for k in ("rope", "activations", "runtime")) for g in each]
+    everywhere = [Column("all KV", [_amount(r["kv"]) for r in rows], goes=2)] if several else []
+    return fitted([
+        Column("context" if batch == 1 else f"context x {batch}",
+               [tokens(row["context"]) for row in rows]),
+        *everywhere,
+        Column("KV cache", [_amount(g["kv"]) for g in each], goes=1),
+        Column("weights", [_amount(g["weights"]) for g in each], goes=3),
+        Column("the rest", [f"~{gib(n)}" for n in rest], goes=4),
+        Column("one GPU" if several else "in all",
+               [f"[bold]{_amount(g['total'])}[/]" for g in each]),
+        Column("fits on", [r["smallest_gpu"] or "none that is known" for r in rows], right=False),
+    ], width)  # fmt: skip
 
 
-def _gpus(report: Report, verdicts_at_most: int) -> Table:
-    """One row a GPU: a verdict for each context there is room for, and the most it takes."""
+def _gpus(report: Report, width: int) -> Table:
+    """One row a GPU: a verdict for each context there is room for, and the most it takes.
+
+    Of the contexts between the first and the last, the longest go first.
+    """
+    rows = report["gpus"]
     asked = [row["context"] for row in report["contexts"]]
-    shown = sorted({*asked[: verdicts_at_most - 1], asked[-1]})
-    table = _table()
-    table.add_column("GPU", no_wrap=True)
-    table.add_column("usable", justify="right")
-    for context in shown:
-        table.add_column(tokens(context))
-    table.add_column("longest", justify="right")
-    table.add_column(f"batch@{tokens(asked[-1])}", justify="right")
-    table.add_column("GPUs tp x pp")
-    for gpu in report["gpus"]:
-        verdicts = {v["context"]: v["verdict"] for v in gpu["verdicts"]}
-        words = (f"[{STYLES[verdicts[c]]}]{verdicts[c]}[/]" for c in shown)
-        longest, batch = gpu["largest_context"]["value"], gpu["largest_batch"][-1]["batch"]["value"]
-        table.add_row(
-            escape(safe(gpu["key"])),
-            _amount(gpu["usable"]),
-            *words,
-            f"~{about_tokens(longest)}" if longest else "none",
-            f"~{batch:,}" if batch else "none",
-            _fewest(gpu["fewest"]),
-        )
-    return table
+    verdicts = [{v["context"]: v["verdict"] for v in gpu["verdicts"]} for gpu in rows]
+    goes = [1 if c == asked[-1] else 2 if i == 0 else 4 + i for i, c in enumerate(asked)]
+    longest = [gpu["largest_context"]["value"] for gpu in rows]
+    batches = [gpu["largest_batch"][-1]["batch"]["value"] for gpu in rows]
+    return fitted([
+        Column("GPU", [escape(safe(gpu["key"])) for gpu in rows], right=False),
+        Column("usable", [_amount(gpu["usable"]) for gpu in rows]),
+        *(Column(tokens(c), [f"[{STYLES[v[c]]}]{v[c]}[/]" for v in verdicts], right=False, goes=n)
+          for c, n in zip(asked, goes, strict=True)),
+        Column("longest", [f"~{about_tokens(n)}" if n else "none" for n in longest]),
+        Column(f"batch@{tokens(asked[-1])}", [f"~{n:,}" if n else "none" for n in batches],
+               goes=3),
+        Column("GPUs tp x pp", [_fewest(gpu["fewest"]) for gpu in rows], right=False, goes=4),
+    ], width)  # fmt: skip
 
 
 def _fewest(f: Report | None) -> str:
@@ -192,7 +196,5 @@ def _limit(console: Console, limit: Report | None) -> None:
     if limit is None:
         return
     needed, allowed = _amount(limit["needed"]), gib(limit["bytes"])
-    if limit["over"]:
-        console.print(f"[red]over the limit:[/] {needed} on one GPU, {allowed} allowed")
-    else:
-        console.print(f"[green]within the limit:[/] {needed} on one GPU, {allowed} allowed")
+    label = "[red]over the limit:[/]" if limit["over"] else "[green]within the limit:[/]"
+    _line(console, label, f"{needed} on one GPU, {allowed} allowed")

@@ -12,6 +12,7 @@ from llamatools.hub.library import listing_url
 from llamatools.hub.refusals import Place
 from llamatools.hub.wire import Wire
 from llamatools.jsonio import load_json_object
+from llamatools.opening.weightfiles import ENDINGS
 
 MOST_BYTES = 64_000_000
 """Of a listing, and of any other JSON: 200,000 files have less."""
@@ -28,6 +29,8 @@ class Listing:
     commit: str
     sizes: Mapping[str, int | None]
     """File name -> bytes, where they are told. Only files that may belong to a checkpoint."""
+    elsewhere: tuple[str, ...] = ()
+    """Folders beyond those, which hold weights."""
 
 
 def fetch_listing(wire: Wire) -> Listing:
@@ -52,8 +55,11 @@ def read_listing(place: Place, data: bytes) -> Listing:
             "answers a listing without a commit (sha) or files (siblings)",
             "is HF_ENDPOINT a hub?",
         )
-    sizes = (_entry(f) for f in files if isinstance(f, dict))
-    return Listing(commit, {name: size for name, size in sizes if _belongs(name)})
+    entries = [_entry(f) for f in files if isinstance(f, dict)]
+    beyond = (name.rpartition("/") for name, _ in entries if not _belongs(name))
+    elsewhere = {at for at, _, name in beyond if at and name.endswith(ENDINGS)}
+    sizes = {name: size for name, size in entries if _belongs(name)}
+    return Listing(commit, sizes, tuple(sorted(elsewhere)))
 
 
 def _entry(file: Mapping[str, object]) -> tuple[str, int | None]:

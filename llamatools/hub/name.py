@@ -9,6 +9,12 @@ DEFAULT_REVISION = "main"
 
 _WORD = r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _NAME = re.compile(rf"(?P<id>{_WORD}/{_WORD})(?:@(?P<revision>[\w./+-]{{1,200}}))?", re.ASCII)
+_ADDRESS = re.compile(
+    r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)?"
+    rf"(?P<id>{_WORD}/{_WORD})(?:/(?:tree|blob|resolve)/(?P<revision>[\w.+-]{{1,200}})(?:/.*)?)?/?",
+    re.ASCII,
+)
+"""A name as pages have it in their address, or with a slash at its end."""
 _NEVER = ("--", "..")
 """In no repository's name, and in no revision that git takes."""
 
@@ -36,3 +42,12 @@ def parse_name(text: str) -> RepositoryName | None:
     if ".." in revision or revision.startswith(("/", "-", ".")) or revision.endswith("/"):
         return None
     return RepositoryName(match["id"], revision)
+
+
+def meant(text: str) -> RepositoryName | None:
+    """The repository that `text` is the address of, or nearly the name; None where it is not."""
+    match = _ADDRESS.fullmatch(text[:1000])
+    if match is None:
+        return None
+    revision = match["revision"]
+    return parse_name(match["id"].removesuffix(".git") + (f"@{revision}" if revision else ""))

@@ -37,7 +37,7 @@ def _download(name: RepositoryName) -> str:
 def _cached_snapshot(name: RepositoryName, s: Settings, snapshot: Path, at: str) -> Repository:
     seen = scan(snapshot)
     files: dict[str, HeldFile | Path] = {n: snapshot / n for n in seen.names}
-    folder = HeldFolder(Path(str(name)) / at, seen.names, seen.rejected, files=files)
+    folder = HeldFolder(Path(str(name)) / at, seen.names, seen.rejected, files=files, cache=True)
     try:
         weights = folder.weights
     except BadInput as e:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llamatools.errors import LlamatoolsError
+from llamatools.errors import BadInput, LlamatoolsError
 from llamatools.hub.fetching import Asking
-from llamatools.hub.name import RepositoryName, parse_name
+from llamatools.hub.name import RepositoryName, meant, parse_name
 from llamatools.hub.repository import open_repository
 from llamatools.opening.folder import Folder
 from llamatools.text import safe
@@ -24,8 +24,12 @@ def exists(path: Path) -> bool:
 @contextmanager
 def here_or_there(source: str, asking: Asking) -> Iterator[Folder | str]:
     """A repository's folder, where `source` names one and nothing of that name is here."""
-    name = None if exists(Path(source)) else parse_name(source)
+    here = exists(Path(source))
+    name = None if here else parse_name(source)
     if name is None:
+        near = None if here else meant(source)
+        if near:
+            raise BadInput(f"{safe(source)}: no such file or folder", hint=f"did you mean {near}?")
         yield source
         return
     with naming(name):

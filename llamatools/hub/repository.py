@@ -62,7 +62,7 @@ def _opened(wire: Wire, listing: Listing, asking: Asking) -> Repository:
     fetch = Fetch(wire, listing, at, path)
     for found in in_parallel(fetch.document, documents(names), wire.check_alive):
         files.update([found])
-    folder = HeldFolder(path, names, frozenset(), files=files)
+    folder = HeldFolder(path, names, frozenset(), files=files, elsewhere=listing.elsewhere)
     weights = weights_of(folder)
     files |= fetch.cached(weights)
     missing = [n for n in weights if n not in files]

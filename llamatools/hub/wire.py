@@ -171,7 +171,7 @@ class Wire:
         secure = self.place.settings.endpoint.startswith("https:")
         if secure and not answer.url.startswith("https:"):
             raise self.place.failed(file, "redirects to where nothing is encrypted")
-        if answer.headers.get("Content-Encoding", "identity") != "identity":
+        if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise self.place.failed(file, "compresses what it was asked to send as it is")
 
     def _take(

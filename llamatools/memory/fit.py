@@ -15,7 +15,8 @@ Verdict = Literal["fits", "tight", "no"]
 MOST_CONTEXT = 1 << 30
 MOST_BATCH = 1 << 20
 MOST_TP = 16
-"""GPUs that share tensors in the search for few of them: what fast links join, at most."""
+"""GPUs that share tensors in the search for few of them: what fast links join, at most. More
+only where more are asked about."""
 MOST_GPUS = 1024
 
 
@@ -66,17 +67,18 @@ class Fewest:
 
 @dataclass
 class Search:
-    """Looks for the fewest GPUs; remembers each division's weights for the next GPU."""
+    """Looks for the fewest GPUs; remembers what each division needs for the next kind of GPU."""
 
     base: Deployment
     shares: Callable[[int], Shares]
     """tp -> the fullest rank's shares."""
     _known: dict[int, Shares] = field(default_factory=dict)
+    _needs: dict[tuple[int, int, int, int], Need] = field(default_factory=dict)
 
     def fewest(self, gpu: Gpu, context: int, batch: int) -> Fewest | None:
         """Fewer GPUs first; of equal numbers, more tensor and less pipeline parallelism."""
         layers = self.base.architecture.spec.n_layers
-        tps = allowed_tp(self.base.architecture, MOST_TP)
+        tps = allowed_tp(self.base.architecture, max(MOST_TP, self.base.tp))
         sizes = sorted(
             (tp * pp, -tp, pp) for tp in tps for pp in range(1, layers + 1)
              if tp * pp <= MOST_GPUS
@@ -85,11 +87,16 @@ class Search:
         for gpus, minus_tp, pp in sizes:
             if gpus * gpu.usable < weights:
                 continue
-            tp = -minus_tp
-            d = replace(self.base, tp=tp, pp=pp, shares=self._of(tp))
-            if verdict(d.need(context, batch), gpu) == "fits":
-                return Fewest(tp, pp)
+            if verdict(self._need(-minus_tp, pp, context, batch), gpu) == "fits":
+                return Fewest(-minus_tp, pp)
         return None
+
+    def _need(self, tp: int, pp: int, context: int, batch: int) -> Need:
+        asked = (tp, pp, context, batch)
+        if asked not in self._needs:
+            d = replace(self.base, tp=tp, pp=pp, shares=self._of(tp))
+            self._needs[asked] = d.need(context, batch)
+        return self._needs[asked]
 
     def _of(self, tp: int) -> Shares:
         if tp not in self._known:

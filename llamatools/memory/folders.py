@@ -19,7 +19,7 @@ from llamatools.memory.parameters import weights
 from llamatools.memory.subject import Stored, Subject, described
 from llamatools.opening.folder import Folder
 from llamatools.opening.weightfiles import SCHEMES, weight_files
-from llamatools.text import count, listing, nbytes
+from llamatools.text import count, listing, nbytes, safe
 
 _CONFIGS = (hf_config.NAME, meta_config.NAME)
 
@@ -87,8 +87,15 @@ def _config_without_weights(folder: Folder, source: str) -> Subject | None:
     if isinstance(folder, HeldFolder) and any(s.index in folder.names for s in SCHEMES):
         return None  # a folder may have been copied without its weights; a repository was not
     found = described(source, read_config_file(*config))
-    where = "repository" if isinstance(folder, HeldFolder) else "folder"
-    return replace(found, notes=(*found.notes, f"no weights in the {where}: by {config[0]} alone"))
+    where, loose = "folder", found.loose
+    if isinstance(folder, HeldFolder):
+        where = "cache" if folder.cache else "repository"
+        if folder.elsewhere:
+            where += f" but in {listing(folder.elsewhere)}"
+        if folder.cache or folder.elsewhere:  # there are weights, perhaps in another type
+            loose = loose or f"{config[0]} alone, in {found.format.name}: no weights in the {where}"
+    note = f"no weights in the {where}: by {config[0]} alone"
+    return replace(found, loose=loose, notes=(*found.notes, note))
 
 
 def _unconverted(folder: Folder, source: str, refusal: Unsupported) -> Subject:
@@ -118,6 +125,9 @@ def _unconverted(folder: Folder, source: str, refusal: Unsupported) -> Subject:
     return s
 
 
+_ALIKE = (0.5, 1.5)
+"""Elements of the files as parts of what a config makes: beyond, the two do not belong together.
+Within, files may hold buffers, copies, or an encoder that is not known."""
 _PACKED = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"})
 
 
@@ -130,6 +140,7 @@ def _by_headers(
     dtype = max(tensors, key=lambda t: main[t.dtype.name]).dtype if tensors else None
     warnings = list(s.warnings)
     packed = [t for t in tensors if t.dtype.name in _PACKED]
+    uncounted = None
     explained = stored.elements == expected and not packed and len(stored.by_dtype) == 1
     if packed:
         kinds = ", ".join(sorted({t.dtype.name for t in packed}))
@@ -144,6 +155,13 @@ def _by_headers(
             f"bytes by the files ({listing(sorted(stored.by_dtype))})"
         )
     elif stored.elements != expected:
+        if not _ALIKE[0] * expected <= stored.elements <= _ALIKE[1] * expected:
+            raise BadInput(
+                f"{safe(s.name)}: the tensors hold {stored.elements:,} elements, and the config "
+                f"makes {expected:,} parameters",
+                hint="a file is missing, or the config belongs to another model",
+            )
+        uncounted = f"by the config; the tensors hold {stored.elements:,} elements"
         warnings.append(
             f"the tensors hold {stored.elements:,} elements, the config makes {expected:,} "
             "parameters: the tensors are believed for bytes "
@@ -155,5 +173,5 @@ def _by_headers(
     note = "a kind that is not converted; its memory is known all the same"
     return replace(
         s, kind="checkpoint", format=fmt, weights=every, stored=stored, loose=loose,
-        warnings=tuple(warnings), notes=(*s.notes, note),
+        uncounted=uncounted, warnings=tuple(warnings), notes=(*s.notes, note),
     )  # fmt: skip

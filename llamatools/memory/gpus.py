@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -60,11 +61,17 @@ def find(names: Sequence[str | int]) -> tuple[Gpu, ...]:
         raise UsageError(
             problems, hint=f"{hint}known: {', '.join(known())}; or give a size: --gpu 48GiB"
         )
-    return tuple(dict.fromkeys(found))
+    return _told_apart(tuple(dict.fromkeys(found)))
 
 
-def _sized(visible: int) -> Gpu:
-    text = gib(visible).replace(" ", "")
+def _told_apart(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """Sizes that three digits do not tell apart are named in bytes."""
+    named = Counter(g.key for g in gpus)
+    return tuple(_sized(g.visible, f"{g.visible}B") if named[g.key] > 1 else g for g in gpus)
+
+
+def _sized(visible: int, name: str | None = None) -> Gpu:
+    text = name or gib(visible).replace(" ", "")
     return Gpu(text, f"a GPU of {text}", visible)
 
 
@@ -79,9 +86,10 @@ def _named(name: str) -> Gpu | None:
     exact = {k.replace("-", ""): g for k, g in known().items()}
     if wanted in exact:
         return exact[wanted]
-    parts = {
-        g
-        for k, g in exact.items()
-        if wanted in (g.key.split("-")[0], k.removesuffix("gb"), g.key.split("-")[0].lstrip("rtx"))
-    }
+    parts = {g for k, g in exact.items() if wanted in _short_names(g.key, k)}
     return parts.pop() if len(parts) == 1 else None
+
+
+def _short_names(key: str, plain: str) -> tuple[str, ...]:
+    model = key.split("-")[0]
+    return (model, model.removeprefix("rtx"), plain.removesuffix("gb"))

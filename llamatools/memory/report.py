@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from llamatools.memory import estimates
 from llamatools.memory.figures import Report, estimate, exact
@@ -86,10 +87,11 @@ def _architecture(s: Subject) -> Report:
 
 def _parameters(s: Subject) -> Report:
     groups = by_group(s.weights)
+    tag = exact if s.uncounted is None else partial(estimate, source=s.uncounted)
     return {
-        "unique": exact(sum(groups.values())),
+        "unique": tag(sum(groups.values())),
         "stored": exact(s.stored.elements) if s.stored else None,
-        "by_group": {g: exact(n) for g, n in groups.items()},
+        "by_group": {g: tag(n) for g, n in groups.items()},
     }
 
 

@@ -46,7 +46,7 @@ def _unseen(folder: HeldFolder) -> tuple[str, ...]:
     try:
         return tuple(n for n in folder.weights if not folder.holds(n))
     except BadInput:
-        return ()
+        return folder.gguf if config_of(folder) else ()
 
 
 _LIKELY = (0.9, 1.3)
@@ -63,16 +63,21 @@ def _unfetched(found: Repository, source: str, unseen: tuple[str, ...]) -> Subje
             hint="only headers of safetensors files are fetched; download the repository",
         )
     s = described(source, read_config_file(*config))
+    assumed = f"{config[0]} alone, in {s.format.name}"
+    if unseen == found.folder.gguf:  # often the model several times, each of its own type
+        note = f"weights in GGUF ({listing(unseen, 2)}), which is not read, so by {assumed}"
+        loose = s.loose or f"{assumed}: GGUF is not read"
+        return replace(s, loose=loose, notes=(*s.notes, note))
     sizes = [x.size for x in found.sources if x.name.rpartition("/")[2] in unseen]
     known = sum(n for n in sizes if n is not None) if None not in sizes else None
     told = f", {nbytes(known)} by the listing" if known is not None else ""
     note = (
         f"weights in {count(len(unseen), 'file')} ({listing(unseen, 2)}){told}: only headers of "
-        f"safetensors files are fetched, so by {config[0]} alone, in {s.format.name}"
+        f"safetensors files are fetched, so by {assumed}"
     )
     expected = sum(w.nbytes for w in s.weights)
-    warnings = s.warnings
+    warnings, loose = s.warnings, s.loose or f"{assumed}: no header of the files is read"
     if known and s.loose is None and not _LIKELY[0] < known / expected < _LIKELY[1]:
         warnings = (*warnings, f"the files have {nbytes(known)}, and {config[0]} makes "
                     f"{nbytes(expected)} in {s.format.name}: see --weights-dtype")  # fmt: skip
-    return replace(s, notes=(*s.notes, note), warnings=warnings)
+    return replace(s, loose=loose, notes=(*s.notes, note), warnings=warnings)

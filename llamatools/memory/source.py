@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llamatools.errors import BadInput
 from llamatools.hub.fetching import SILENT, Asking
-from llamatools.hub.name import parse_name
+from llamatools.hub.name import meant, parse_name
 from llamatools.hub.opening import exists
 from llamatools.memory import registry
 from llamatools.memory.config import read_config_file
@@ -45,9 +45,10 @@ def _by_name(source: str, asking: Asking) -> Subject:
     repository = parse_name(source)
     if repository is not None:
         return of_repository(repository, source, asking)
+    nothing = f"{safe(source)}: no such file or folder, nor the name of a released model"
+    address = meant(source)
+    if address is not None:
+        raise BadInput(nothing, hint=f"did you mean {address}?")
     near = registry.alike(source)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise BadInput(
-        f"{safe(source)}: no such file or folder, nor the name of a released model",
-        hint=f"{hint}names are {', '.join(registry.names())}",
-    )
+    raise BadInput(nothing, hint=f"{hint}names are {', '.join(registry.names())}")

@@ -49,6 +49,8 @@ class Subject:
     notes: tuple[str, ...] = ()
     origin: Mapping[str, object] = field(default_factory=dict)
     """Where a repository's files are from."""
+    uncounted: str | None = None
+    """Why `weights` are no exact count of the parameters: the files hold others."""
 
 
 def described(source: str, d: Described) -> Subject:

@@ -12,7 +12,14 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 from llamatools.containers.base import InputFile
 from llamatools.errors import BadInput, IOFailed, Unsupported, UsageError
 from llamatools.jsonio import MAX_BYTES, load_json_object
-from llamatools.opening.weightfiles import ENDINGS, SCHEMES, Scheme, scheme_of, weight_files
+from llamatools.opening.weightfiles import (
+    ENDINGS,
+    FETCH,
+    SCHEMES,
+    Scheme,
+    scheme_of,
+    weight_files,
+)
 from llamatools.text import listing, safe
 from llamatools.yamlio import MAX_BYTES as MAX_YAML_BYTES
 from llamatools.yamlio import load_yaml_object
@@ -130,18 +137,23 @@ class Folder:
         weight_map = self.json(name).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise BadInput(f"{safe(self.path / name)}: weight_map: expected a filled object")
-        strange = [
-            f"{safe(name)}: {safe(tensor)}: expected a plain file name, found {safe(file)}"
-            for tensor, file in weight_map.items()
-            if not isinstance(file, str) or file != Path(file).name
-        ]
+        strange: dict[str, str] = {}  # each file once, however many tensors are in it
+        for tensor, file in weight_map.items():
+            if not isinstance(file, str) or file != Path(file).name:
+                strange.setdefault(safe(file), safe(tensor))
         if strange:
-            raise BadInput(strange[:20], hint="an index may only name files beside it")
+            raise BadInput(
+                [
+                    f"{safe(name)}: {tensor}: expected a plain file name, found {file}"
+                    for file, tensor in list(strange.items())[:20]
+                ],
+                hint="an index may only name files beside it",
+            )
         missing = sorted(set(weight_map.values()) - self.names)
         if missing:
             raise BadInput(
                 f"{safe(self.path)}: the index names files that are missing: {listing(missing)}",
-                hint="fetch the missing files",
+                hint=FETCH,
             )
         return weight_map
 

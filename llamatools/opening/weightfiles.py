@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from llamatools.errors import BadInput
 from llamatools.text import listing
 
+FETCH = "fetch the missing files"
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -62,7 +64,7 @@ class Scheme:
             raise BadInput(
                 f"{where}: of {len(wanted)} numbered files, {listing(missing)} "
                 f"{'is' if len(missing) == 1 else 'are'} missing; found {listing(members)}",
-                hint="fetch the missing files",
+                hint=FETCH,
             )
 
 

@@ -11,22 +11,15 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from support.calls import call, edit_json
+from support.schemas import SCHEMAS, check, parent, paths
 from support.tiny import Tiny
 from support.tiny_files import write_hf, write_meta
 
-SCHEMAS = {
-    p.stem: json.loads(p.read_text())
-    for p in (Path(__file__).parents[2] / "schemas").glob("*.json")
-}
 MODELS = [
     Tiny(),
     Tiny(style="llama-2", heads=4, kv_heads=4, attention_bias=True),
     Tiny(style="llama-3.2", tied=True, mlp_bias=True),
 ]
-
-
-def check(name: str, document: object) -> list[str]:
-    return [e.message for e in Draft202012Validator(SCHEMAS[name]).iter_errors(document)]
 
 
 def _load(path: Path) -> Any:
@@ -108,23 +101,6 @@ def test_wrong_words_are_failures_too(hf: Path, tmp_path: Path) -> None:
     assert check("error", done.json) == []
 
 
-def _paths(value: object, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a document."""
-    if isinstance(value, dict):
-        for k, v in value.items():
-            yield (*at, k)
-            yield from _paths(v, (*at, k))
-    if isinstance(value, list):
-        for i, v in enumerate(value[:2]):
-            yield from _paths(v, (*at, i))
-
-
-def _parent(document: Any, path: tuple[Any, ...]) -> Any:
-    for step in path[:-1]:
-        document = document[step]
-    return document
-
-
 OPEN = {"found", "official", "dtypes", "by_group", "documents", "notes", "hint"}
 """Where a value may be of any type, or a key of any name."""
 
@@ -155,15 +131,15 @@ def test_a_mutilated_document_is_refused(name: str, documents: dict[str, Any]) -
     document = documents[name]
     assert check(name, document) == []
     unnoticed = []
-    for path in _paths(document):
+    for path in paths(document):
         if OPEN & set(path):
             continue
         wrong = copy.deepcopy(document)
-        _parent(wrong, path)[path[-1]] = {"no": ["such", "thing"]}
+        parent(wrong, path)[path[-1]] = {"no": ["such", "thing"]}
         if not check(name, wrong):
             unnoticed.append(path)
         more = copy.deepcopy(document)
-        _parent(more, path)["unheard_of"] = 1
+        parent(more, path)["unheard_of"] = 1
         if not check(name, more):
             unnoticed.append((*path[:-1], "unheard_of"))
     assert unnoticed == []

@@ -237,3 +237,14 @@ def test_exit_codes_of_a_real_process(hf: Path, tmp_path: Path) -> None:
     assert code("inspect", tmp_path / "nowhere") == 3
     assert code("convert", hf, "/proc/out", "--to", "hf") == 4
     assert code("convert", hf, out, "--to", "meta") == 5
+
+
+@pytest.mark.parametrize("words", [("inspect",), ("inspect", "--json"), ("nonsense",)], ids=str)
+def test_standard_output_that_is_closed(words: tuple[str, ...], hf: Path) -> None:
+    """Nobody listens there; the exit code is what it would be."""
+    command = [sys.executable, "-m", "llamatools", *words, str(hf)]
+    heard = subprocess.run(command, capture_output=True)
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, check=False
+    )
+    assert (done.returncode, done.stderr) == (heard.returncode, heard.stderr)

@@ -9,16 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 from support.calls import call
+from support.schemas import check
 from support.vocabularies import ranks, sentencepiece_model
-
-SCHEMAS = Path(__file__).parents[2] / "schemas"
-
-
-def check(name: str, document: object) -> list[str]:
-    schema = json.loads((SCHEMAS / f"{name}.json").read_text())
-    return [e.message for e in Draft202012Validator(schema).iter_errors(document)]
 
 
 @pytest.fixture(params=["ranks", "sentencepiece"])

@@ -5,25 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from delta_kit import BASE, with_numbers, write
-from jsonschema import Draft202012Validator
 from support.calls import call
+from support.schemas import check, parent, paths
 from support.tiny import Tiny
 from support.vocabularies import sentencepiece_model
-
-SCHEMAS = {
-    p.stem: json.loads(p.read_text())
-    for p in (Path(__file__).parents[2] / "schemas").glob("*.json")
-}
-
-
-def check(name: str, document: object) -> list[str]:
-    return [e.message for e in Draft202012Validator(SCHEMAS[name]).iter_errors(document)]
 
 
 @pytest.mark.parametrize("kind", ["add", "xor"])
@@ -81,35 +71,18 @@ def test_xor_files(tmp_path: Path) -> None:
     assert {**done.json, "model": None} == dry.json
 
 
-def _paths(value: object, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a document."""
-    if isinstance(value, dict):
-        for k, v in value.items():
-            yield (*at, k)
-            yield from _paths(v, (*at, k))
-    if isinstance(value, list):
-        for i, v in enumerate(value[:2]):
-            yield from _paths(v, (*at, i))
-
-
-def _parent(document: Any, path: tuple[Any, ...]) -> Any:
-    for step in path[:-1]:
-        document = document[step]
-    return document
-
-
 @pytest.mark.parametrize("name", ["delta", "decoded"])
 def test_a_mutilated_document_is_refused(name: str, documents: dict[str, Any]) -> None:
     document = documents[name]
     assert check(name, document) == []
-    for path in _paths(document):
+    for path in paths(document):
         if "config" in path:
             continue
         wrong, more = copy.deepcopy(document), copy.deepcopy(document)
-        _parent(wrong, path)[path[-1]] = {"no": ["such", "thing"]}
+        parent(wrong, path)[path[-1]] = {"no": ["such", "thing"]}
         assert check(name, wrong), path
-        if isinstance(_parent(more, path), dict):
-            _parent(more, path)["unheard_of"] = 1
+        if isinstance(parent(more, path), dict):
+            parent(more, path)["unheard_of"] = 1
             assert check(name, more), path
 
 

@@ -120,7 +120,10 @@ def test_weights_in_pickles_go_by_the_config(hub: FakeHub, tmp_path: Path) -> No
     hub.publish(NAME, local)
     report = ask(NAME)
     alone = ask(local / "config.json")
-    assert report["weights"] == alone["weights"]
+    loaded = report["weights"]["loaded"]
+    assert loaded["value"] == alone["weights"]["loaded"]["value"]
+    assert (loaded["kind"], alone["weights"]["loaded"]["kind"]) == ("estimate", "exact")
+    assert "config.json alone, in bf16" in loaded["source"]
     assert report["parameters"] == alone["parameters"]
     assert report["source"]["kind"] == "repository"
     (note,) = (n for n in report["notes"] if "pytorch_model.bin" in n)
@@ -143,7 +146,9 @@ def test_metas_files_go_by_their_params(at: str, hub: FakeHub, tmp_path: Path) -
     report = ask(NAME)
     alone = ask(tmp_path / "repo" / at / "params.json")
     assert report["architecture"] == alone["architecture"]
-    assert report["weights"]["loaded"] == alone["weights"]["loaded"]
+    loaded = report["weights"]["loaded"]
+    assert loaded["value"] == alone["weights"]["loaded"]["value"]
+    assert loaded["kind"] == "estimate"
     assert any("consolidated.00.pth, consolidated.01.pth" in n for n in report["notes"])
     assert hub.fetched(".pth") == []
 
@@ -177,7 +182,9 @@ def test_a_config_alone(hub: FakeHub, tmp_path: Path) -> None:
     local = write_hf(Tiny(), tmp_path / "hf")
     (local / "model.safetensors").unlink()
     hub.publish(NAME, local)
-    assert "no weights in the repository: by config.json alone" in ask(NAME)["notes"]
+    report = ask(NAME)
+    assert "no weights in the repository: by config.json alone" in report["notes"]
+    assert report["weights"]["loaded"]["kind"] == "exact"
 
 
 def test_quantised_weights(hub: FakeHub, tmp_path: Path) -> None:

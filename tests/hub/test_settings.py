@@ -194,7 +194,13 @@ def test_offline_with_a_config(
     _cache(repo, tmp_path / "cache", "config.json")
     seen = ask()
     assert seen.code == 0
-    assert any("by config.json alone" in n for n in seen.json["notes"])
+    assert "no weights in the cache: by config.json alone" in seen.json["notes"]
+    assert seen.json["weights"]["loaded"]["kind"] == "estimate"
+    assert seen.json["contexts"][0]["per_gpu"]["weights"]["kind"] == "estimate"
+    _cache(repo, tmp_path / "cache", "model.safetensors")  # the control
+    seen = ask()
+    assert seen.json["weights"]["loaded"]["kind"] == "exact"
+    assert not any("no weights" in n for n in seen.json["notes"])
 
 
 def _run(tmp_path: Path, **more: str) -> subprocess.CompletedProcess[str]:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import copy
-import json
+import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 from support.calls import call, edit_json
+from support.schemas import check, parent, paths
 from support.tiny import Tiny
 from support.tiny_files import write_hf, write_meta
 
 import llamatools
+from llamatools.cli.narrow import Column, fitted, unbroken
 from llamatools.errors import UsageError
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "memory.json").read_text())
 FULL = ("--kv-memory", "--compare", "--context", "2k,8k,200k", "--batch", "2", "--kv-dtype", "fp8",
         "--engine", "vllm", "--tp", "2", "--pp", "2", "--fail-if-over", "900GiB")  # fmt: skip
-
-
-def _wrong(document: object) -> list[str]:
-    return [e.message for e in Draft202012Validator(SCHEMA).iter_errors(document)]
 
 
 def _report(*words: object) -> Any:
@@ -48,52 +43,36 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return _documents(tmp_path_factory.mktemp("documents"))
 
 
-def _paths(value: object, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if isinstance(value, dict):
-        for k, v in value.items():
-            yield (*at, k)
-            yield from _paths(v, (*at, k))
-    if isinstance(value, list):
-        for i, v in enumerate(value[:2]):
-            yield from _paths(v, (*at, i))
-
-
-def _parent(document: Any, path: tuple[Any, ...]) -> Any:
-    for step in path[:-1]:
-        document = document[step]
-    return document
-
-
 def test_reports_obey_their_schema(documents: list[Any]) -> None:
-    assert [_wrong(d) for d in documents] == [[]] * len(documents)
+    assert [check("memory", d) for d in documents] == [[]] * len(documents)
 
 
 def test_the_schema_has_teeth(documents: list[Any]) -> None:
     """Nothing may be missing, of another kind, or beside what is known."""
     unnoticed = []
     for document in (documents[0], documents[2]):
-        for path in _paths(document):
+        for path in paths(document):
             for change in ("replace", "add", "remove"):
                 wrong = copy.deepcopy(document)
-                parent = _parent(wrong, path)
+                holder = parent(wrong, path)
                 free = {"by_group", "by_dtype", "warnings", "notes"} & set(path[:-1])
                 if change == "replace":
-                    parent[path[-1]] = {"no": ["such", "thing"]}
-                elif change == "add" and isinstance(parent, dict) and not free:
-                    parent["unheard_of"] = 1
-                elif change == "remove" and isinstance(parent, dict) and not free:
-                    del parent[path[-1]]
+                    holder[path[-1]] = {"no": ["such", "thing"]}
+                elif change == "add" and isinstance(holder, dict) and not free:
+                    holder["unheard_of"] = 1
+                elif change == "remove" and isinstance(holder, dict) and not free:
+                    del holder[path[-1]]
                 else:
                     continue
-                if not _wrong(wrong):
+                if not check("memory", wrong):
                     unnoticed.append((change, path))
     assert unnoticed == []
 
 
 def test_bytes_are_integers_and_say_what_they_are(documents: list[Any]) -> None:
     figures = [
-        f for d in documents for p in _paths(d)
-        if isinstance(f := _parent(d, p)[p[-1]], dict) and "kind" in f and "value" in f
+        f for d in documents for p in paths(d)
+        if isinstance(f := parent(d, p)[p[-1]], dict) and "kind" in f and "value" in f
     ]  # fmt: skip
     assert {f["kind"] for f in figures} == {"exact", "estimate"}
     assert all(type(f["value"]) is int for f in figures)
@@ -209,6 +188,55 @@ def test_it_fits_the_terminal(name: str, columns: int, monkeypatch: pytest.Monke
         assert re.search(r"^t4-16gb +~13.1 GiB .* ~\d+ \(\d+ x \d+\) *$", out, re.M)
 
 
+FIGURE = r"~?\d[\d,.]* (?:[KMGT]iB|B)"
+
+
+@pytest.mark.parametrize("columns", [20, 40, 50, 60, 80, 200])
+def test_figures_are_whole_on_any_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns are left out where there is no room; what is left is what a wide terminal has."""
+    words = ("llama-3.1-405b", "--kv-memory", "--gpu", "h100", "--gpu", "mi300x", "--tp", "16",
+             "--context", "8k,32k,64k,100k,128k,1m")  # fmt: skip
+    out = _shown(*words, columns=columns, monkeypatch=monkeypatch)
+    assert "…" not in out
+    table = out.partition("context")[2].partition("│")[0]
+    whole = _shown(*words, columns=300, monkeypatch=monkeypatch)
+    assert set(re.findall(FIGURE, table)) <= set(re.findall(FIGURE, whole))
+    for name, total in (("8k", "~51.6 GiB"), ("1m", "~117 GiB")):
+        assert re.search(rf"^ *{name} .*{total}  h\d00-\d+gb *$", out, re.M)
+    assert re.search(r"^mi300x-192gb +~173 GiB .*~1.82m", out, re.M)
+    assert re.search(r"^GPU +usable .*longest", out, re.M)
+    for group in ("mlp 329,772,957,696", "head 2,101,346,304", "norm 4,145,152"):
+        assert group in out or columns == 20
+    assert not re.search(r"\d *$\s+[KMGT]iB", out, re.M)
+    assert ("GPUs tp x pp" in out) is (columns >= 80)  # the control: some do go
+    if columns >= 40:
+        assert max(len(r.rstrip()) for r in table.splitlines()) <= columns
+
+
+def test_columns_go_in_order() -> None:
+    from rich.console import Console
+
+    columns = [Column("a", ["1234567"]), Column("b", ["12345"], goes=1),
+               Column("c", ["1"], goes=2)]  # fmt: skip
+    for width, kept in ((17, "abc"), (16, "ab"), (14, "ab"), (13, "a"), (3, "a")):
+        table = fitted(columns, width)
+        assert "".join(str(c.header) for c in table.columns) == kept
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(table, crop=False)
+        assert "1234567" in console.export_text()
+
+
+def test_no_line_ends_between_a_number_and_its_unit() -> None:
+    text = "a cache of 1,234 GiB and 7 tokens, 3 files"
+    for width in range(20, 50):
+        for indent in (0, 9):
+            lines = unbroken(text, width, indent).split("\n")
+            assert " ".join(lines) == text
+            assert max(len(lines[0]) + indent, *map(len, lines)) <= width
+            assert not any(re.search(r"(1,234|7)$", line) for line in lines)
+    assert any(line.endswith("3") for n in range(20, 50) for line in unbroken(text, n).split("\n"))
+
+
 def test_the_plot_shows_what_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("llama-3.1-8b", "--kv-memory", "--gpu", "rtx5090", "--context", "128k")
     rows = [r for r in _shown(*words, monkeypatch=monkeypatch).splitlines() if "│" in r]
@@ -250,7 +278,11 @@ def test_names_from_files_are_harmless(tmp_path: Path, monkeypatch: pytest.Monke
 def test_plain_inspect_is_what_it_was(tmp_path: Path) -> None:
     source = write_hf(Tiny(), tmp_path / "hf")
     assert call("inspect", source, "--json").json["$schema"] == "urn:llamatools:inspect:1"
-    assert call("inspect", "llama-3.1-8b").code == 3
+    for name in ("llama-3.1-8b", "llama-3.1-9b"):
+        seen = call("inspect", name)
+        assert seen.code == 3
+        assert "no such file or folder" in seen.err
+        assert ("are for --kv-memory" in seen.err) is (name == "llama-3.1-8b")
 
 
 def test_the_same_as_a_library() -> None:

@@ -82,3 +82,39 @@ def test_estimates() -> None:
     assert estimates.runtime(gib, 1) == gib // 2
     assert estimates.runtime(80 * gib, 1) == 2 * gib
     assert estimates.runtime(80 * gib, 2) == 4 * gib
+
+
+@pytest.mark.parametrize("tp", [1, 32])
+def test_the_fewest_are_no_more_than_what_was_asked_about(tp: int) -> None:
+    """With many key-value heads, more ranks than the search looks at by itself may be better."""
+    done = call("inspect", "llama-2-7b", "--kv-memory", "--json", "--kv-dtype", "q5_1", "--batch",
+                "3", "--engine", "vllm", "--gpu", "a10", "--context", "1m", "--tp", tp)  # fmt: skip
+    (gpu,) = done.json["gpus"]
+    fits = gpu["verdicts"][0]["verdict"] == "fits"
+    assert fits == (tp == 32)
+    assert gpu["fewest"]["gpus"]["value"] == (32 if fits else 40)
+
+
+def test_names_are_not_guessed_from_their_letters() -> None:
+    assert find(["4090"]) == find(["rtx-4090"])
+    for name in ("4", "r4090", "x3090"):
+        with pytest.raises(UsageError, match="no such GPU"):
+            find([name])
+
+
+def test_sizes_that_look_alike_have_names_of_their_own() -> None:
+    near = (48 << 30, (48 << 30) + 5_000_000)
+    assert [g.key for g in find(near)] == [f"{n}B" for n in near]
+    assert [g.key for g in find([48 << 30, 24 << 30])] == ["48GiB", "24GiB"]
+
+
+def test_contexts() -> None:
+    def contexts(*words: str) -> list[int]:
+        done = call("inspect", "llama-3.1-8b", "--kv-memory", "--json", *words)
+        assert done.code == 0, done.err
+        return [row["context"] for row in done.json["contexts"]]
+
+    assert contexts("--context", "8k", "--context", "4k,8k") == [4096, 8192]
+    done = call("inspect", "llama-3.1-8b", "--kv-memory", "--context", "8,192")
+    assert done.code == 2
+    assert "'8,192' may be one or several; write 8192" in done.err

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.calls import call, edit_json
+from support.schemas import check
 from support.sparse import Sizes, write_sparse_hf, write_sparse_meta
 from support.tiny import Tiny
 from support.tiny_files import hf_config, meta_params, write_hf, write_meta
@@ -202,10 +203,34 @@ def test_a_vision_checkpoint(tmp_path: Path) -> None:
     assert report["weights"]["loaded"] == stored
     assert report["parameters"]["unique"] == report["parameters"]["stored"]
     assert report["kv"]["per_image"]["value"] == 4 * 5 * 2 * 2 * 8 * 2
-    edit_json(folder / "config.json", text_config={
-        **json.loads((folder / "config.json").read_text())["text_config"], "vocab_size": 65,
-    })  # fmt: skip
-    assert any("tensors are believed" in w for w in _ask(folder)["warnings"])
+    assert report["parameters"]["unique"]["kind"] == "exact"
+    _edit_text(folder, vocab_size=65)
+    near = _ask(folder)
+    assert any("tensors are believed" in w for w in near["warnings"])
+    unique = near["parameters"]["unique"]
+    assert unique["kind"] == "estimate"
+    assert f"{report['parameters']['unique']['value']:,} elements" in unique["source"]
+    assert near["parameters"]["stored"] == report["parameters"]["stored"]
+    assert check("memory", near) == []
+    assert f"parameters  ~{unique['value']:,} (" in call("inspect", folder, "--kv-memory").out
+
+
+def _edit_text(folder: Path, **changes: object) -> None:
+    config = folder / "config.json"
+    edit_json(config, text_config=json.loads(config.read_text())["text_config"] | changes)
+
+
+def test_a_config_of_another_vision_model(tmp_path: Path) -> None:
+    folder = _vision(tmp_path / "v")
+    held = _ask(folder)["parameters"]["unique"]["value"]
+    for vocab in (12345, 64):
+        _edit_text(folder, vocab_size=vocab)
+        seen = call("inspect", folder, "--kv-memory")
+        assert seen.code == (3 if vocab == 12345 else 0)
+        assert (f"the tensors hold {held:,} elements, and the config makes" in seen.err) is (
+            vocab == 12345
+        )
+        assert ("the config belongs to another model" in seen.err) is (vocab == 12345)
 
 
 def _released_mixture(**changes: object) -> dict[str, Any]:

@@ -8,21 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from jsonschema import Draft202012Validator
 from support.calls import call, edit_json, tree
 from support.lora import PREFIX, factors, plain, write_adapter
+from support.schemas import check
 from support.tiny import Tiny, finite
 from support.tiny_files import read_hf, write_hf, write_meta
 
 import llamatools
 
-SCHEMAS = Path(__file__).parents[2] / "schemas"
 UNTIED, TIED = finite(Tiny()), finite(Tiny(tied=True))
-
-
-def errors(name: str, document: object) -> list[str]:
-    schema = json.loads((SCHEMAS / f"{name}.json").read_text())
-    return [e.message for e in Draft202012Validator(schema).iter_errors(document)]
 
 
 def bases(model: Tiny, tmp_path: Path) -> Iterator[Path]:
@@ -72,10 +66,10 @@ def test_reports_obey_their_schemas(tmp_path: Path) -> None:
         adapters = [w for w in words if isinstance(w, Path)]
         rest = [w for w in words if not isinstance(w, Path)]
         plan = call("merge-lora", base, *adapters, out, *rest, "--dry-run", "--json")
-        assert errors("plan", plan.json) == []
+        assert check("plan", plan.json) == []
         assert not out.exists()
         done = call("merge-lora", base, *adapters, out, *rest, "--json")
-        assert errors("manifest", done.json) == []
+        assert check("manifest", done.json) == []
         assert done.json == json.loads((out / "llamatools.json").read_text())
         named = [x["name"] for x in done.json["merge"]["adapters"]]
         assert named == [p.name for p in adapters]

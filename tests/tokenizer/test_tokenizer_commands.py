@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from jsonschema import Draft202012Validator
 from libraries import Json, changed, document, model_bytes, opened, put, written
 from support.calls import Called, call, leftovers, tree
+from support.schemas import check
 from support.vocabularies import ranks, sentencepiece_model
 
 import llamatools
@@ -24,13 +24,7 @@ from llamatools.tokenizer.corpus import fuzz
 from llamatools.tokenizer.opening import open_tokenizer
 from llamatools.tokenizer.sentencepiece_model import Kind, Piece, read_model
 
-SCHEMAS = Path(__file__).parents[2] / "schemas"
 SMALL = ("small-sp", "small-ranks")
-
-
-def check(name: str, value: object) -> list[str]:
-    schema = json.loads((SCHEMAS / f"{name}.json").read_text())
-    return [e.message for e in Draft202012Validator(schema).iter_errors(value)]
 
 
 def run(*words: object) -> Called:

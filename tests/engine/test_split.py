@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.calls import tree
-from support.lora import plain
+from support.lora import PREFIX, factors, write_adapter
 from support.tiny import Tiny, finite
 from support.tiny_files import write_hf, write_meta
 
@@ -81,12 +82,16 @@ def test_parts_make_the_whole(case: str, source: str, tmp_path: Path) -> None:
 def test_parts_of_a_merge(case: str, tmp_path: Path) -> None:
     """Its statistics are exact sums, and the base has a fingerprint of what no file holds."""
     model = finite(Tiny(heads=8, kv_heads=4, head_dim=6, ffn=64, vocab=40))
-    base, adapter = write_meta(model, tmp_path / "base", 2), plain(model, tmp_path / "adapter")
+    tensors = factors(model, "q_proj", "v_proj")
+    tensors[f"{PREFIX}lm_head.weight"] = torch.randn(model.vocab, model.dim)
+    base = write_meta(model, tmp_path / "base", 2)
+    adapter = write_adapter(tmp_path / "adapter", tensors, modules_to_save=["lm_head"])
     with open_checkpoint(base) as opened:
         out = tmp_path / "out"
         plan = prepare_merge(opened, out, Merge((str(adapter),)), Options(**CASES[case])).plan
         whole = _whole(plan, tmp_path / "whole")
-        assert whole.before and whole.counts
+        assert "head.weight" in whole.before and whole.counts
+        assert [s.name for s in plan.unused] == ["head.weight"]
         for size in SIZES:
             assert _together(plan, size, tmp_path / str(size)) == whole
             assert tree(tmp_path / str(size)) == tree(tmp_path / "whole")

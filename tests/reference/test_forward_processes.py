@@ -88,7 +88,7 @@ def processes_show(
         assert all(torch.equal(a, b) for a, b in zip(parts, one.parts, strict=True))
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_show_what_one_does(
     count: int, sources: list[Path], alone: list[Seen], tmp_path: Path
 ) -> None:
@@ -132,7 +132,9 @@ def _without_torchrun(jobs: Path, count: int) -> list[int]:
             p.wait()
 
 
-@pytest.mark.parametrize(("process", "how"), [(1, "reads"), (0, "observer")])
+@pytest.mark.parametrize(
+    ("process", "how"), [(1, "reads"), pytest.param(0, "observer", marks=pytest.mark.slow)]
+)
 def test_all_processes_fail_for_the_reason_of_one(process: int, how: str, tmp_path: Path) -> None:
     jobs = _jobs(tmp_path, [BY_NAME["llama3-mqa"].folder(1)], fail=(process, how))
     codes = _without_torchrun(jobs, 2)

@@ -9,6 +9,7 @@
 
     llamatools.convert("Llama-3.1-8B", "out", llamatools.Options(to="hf"))
     llamatools.fingerprint("out").digest
+    llamatools.verify("out", "golden.safetensors").holds
 
     llamatools.answer(llamatools.read_subject("out"), llamatools.Question(tp=2)).report  # memory
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from llamatools.extraction.choice import Extract
     from llamatools.extraction.extract import extract_lora
     from llamatools.fingerprints import Fingerprint, differences, fingerprint
+    from llamatools.golden.model import Golden
+    from llamatools.golden.read import open_golden
     from llamatools.inspection import inspect
     from llamatools.memory.question import Question
     from llamatools.memory.report import Answer, answer
@@ -40,18 +43,23 @@ if TYPE_CHECKING:
     from llamatools.merging.prepare import Merge, prepare_merge
     from llamatools.plan.build import Options, plan_conversion
     from llamatools.plan.plan import Plan
+    from llamatools.readback import verified
     from llamatools.reading import read_tensor
+    from llamatools.reference.settings import Settings
     from llamatools.spec import ModelSpec, RopeScaling
     from llamatools.swapping import Swap, prepare_swap
     from llamatools.tokenizer.between import compare_tokenizers
     from llamatools.tokenizer.opening import open_tokenizer
     from llamatools.tokenizing import convert_tokenizer, merge_tokenizers
+    from llamatools.verifying.calls import create_golden, verify
+    from llamatools.verifying.verdict import Wishes
 
 _HOMES = {
     "Answer": "memory.report",
     "Checkpoint": "checkpoint",
     "Extract": "extraction.choice",
     "Fingerprint": "fingerprints",
+    "Golden": "golden.model",
     "LlamatoolsError": "errors",
     "Merge": "merging.prepare",
     "ModelSpec": "spec",
@@ -60,13 +68,16 @@ _HOMES = {
     "Prepared": "conversion",
     "Question": "memory.question",
     "RopeScaling": "spec",
+    "Settings": "reference.settings",
     "Subject": "memory.subject",
     "Swap": "swapping",
+    "Wishes": "verifying.verdict",
     "answer": "memory.report",
     "apply_delta": "deltas.apply",
     "compare_tokenizers": "tokenizer.between",
     "convert": "conversion",
     "convert_tokenizer": "tokenizing",
+    "create_golden": "verifying.calls",
     "decode_delta": "deltas.decode",
     "differences": "fingerprints",
     "extract_lora": "extraction.extract",
@@ -75,6 +86,7 @@ _HOMES = {
     "make_delta": "deltas.make",
     "merge_tokenizers": "tokenizing",
     "open_checkpoint": "checkpoint",
+    "open_golden": "golden.read",
     "open_tokenizer": "tokenizer.opening",
     "plan_conversion": "plan.build",
     "prepare": "conversion",
@@ -83,6 +95,8 @@ _HOMES = {
     "read_subject": "memory.source",
     "read_tensor": "reading",
     "run": "conversion",
+    "verified": "readback",
+    "verify": "verifying.calls",
 }
 
 __all__ = [
@@ -90,6 +104,7 @@ __all__ = [
     "Checkpoint",
     "Extract",
     "Fingerprint",
+    "Golden",
     "LlamatoolsError",
     "Merge",
     "ModelSpec",
@@ -98,14 +113,17 @@ __all__ = [
     "Prepared",
     "Question",
     "RopeScaling",
+    "Settings",
     "Subject",
     "Swap",
+    "Wishes",
     "__version__",
     "answer",
     "apply_delta",
     "compare_tokenizers",
     "convert",
     "convert_tokenizer",
+    "create_golden",
     "decode_delta",
     "differences",
     "extract_lora",
@@ -114,6 +132,7 @@ __all__ = [
     "make_delta",
     "merge_tokenizers",
     "open_checkpoint",
+    "open_golden",
     "open_tokenizer",
     "plan_conversion",
     "prepare",
@@ -122,6 +141,8 @@ __all__ = [
     "read_subject",
     "read_tensor",
     "run",
+    "verified",
+    "verify",
 ]
 
 

@@ -21,20 +21,36 @@ from llamatools.plan.build import Options, plan_conversion
 from llamatools.plan.passes.finite import check_finite, watched
 from llamatools.plan.plan import Plan
 
-_COPY_BYTES = 4 << 20
 _DOCUMENT_RESERVE = 1 << 20
 """Space set aside for the manifest, whose size is not known beforehand, per thousand tensors."""
 
 Begin = Callable[[int], Callable[[int], None]]
 """Called with the bytes of model data to come; returns what takes note of bytes done."""
 
+Perform = Callable[[Plan, Resources, Path, Begin], Outcome]
+"""How a plan is carried out, with its weight files in a folder: `execute`, or several processes."""
+
 Report = Callable[[Outcome, Mapping[str, tuple[int, str]]], dict[str, object]]
 """Called with what a run found out and its files, name -> (bytes, BLAKE3); returns what to say of
 them in a document. Where it raises, nothing is published."""
 
 
+Proof = Callable[[Path, str, Mapping[str, object]], Mapping[str, object]]
+"""Called with the finished staging folder, the name of the document in it, and what that says;
+returns what `run` says besides. Where it raises, nothing is published."""
+
+
 def _hold_nothing(outcome: Outcome) -> None:
     """For commands that promise no more than any conversion."""
+
+
+def _prove_nothing(folder: Path, name: str, found: Mapping[str, object]) -> Mapping[str, object]:
+    """For output that nobody asked to have read back."""
+    return {}
+
+
+def _alone(plan: Plan, limits: Resources, folder: Path, begin: Begin) -> Outcome:
+    return execute(plan, limits, folder, begin(sum(s.value.nbytes for s in plan.work)))
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,8 @@ class Prepared:
     """Whose weights are changed, where the files that go along are another checkpoint's."""
     check: Callable[[Outcome], None] = _hold_nothing
     """What the command promises of the result; raises CheckFailed where it does not hold."""
+    prove: Proof = _prove_nothing
+    """How the output is looked at before it gets its name."""
 
     @property
     def disk_needed(self) -> int:
@@ -85,8 +103,12 @@ def prepare(
     return Prepared(source, target, options, plan, resources(plan, jobs, max_memory), force)
 
 
-def run(prepared: Prepared, begin: Begin = lambda total: lambda done: None) -> dict[str, object]:
-    """Write the output and publish it; returns its manifest."""
+def run(
+    prepared: Prepared,
+    begin: Begin = lambda total: lambda done: None,
+    perform: Perform = _alone,
+) -> dict[str, object]:
+    """Write the output and publish it; returns its manifest, and what was proven of it."""
     source, plan = prepared.source, prepared.plan
 
     def manifest(outcome: Outcome, files: Mapping[str, tuple[int, str]]) -> dict[str, object]:
@@ -94,10 +116,12 @@ def run(prepared: Prepared, begin: Begin = lambda total: lambda done: None) -> d
         prepared.check(outcome)
         return build_manifest(source, prepared.options, plan, outcome, files, prepared.origin)
 
-    return write(prepared, MANIFEST, manifest, begin)
+    return write(prepared, MANIFEST, manifest, begin, perform)
 
 
-def write(prepared: Prepared, name: str, report: Report, begin: Begin) -> dict[str, object]:
+def write(
+    prepared: Prepared, name: str, report: Report, begin: Begin, perform: Perform = _alone
+) -> dict[str, object]:
     """Write the output, with the report on it in the file `name`, and publish it."""
     plan, source = prepared.plan, prepared.source
     check_space(prepared.out, prepared.disk_needed)
@@ -108,14 +132,14 @@ def write(prepared: Prepared, name: str, report: Report, begin: Begin) -> dict[s
             files[document] = len(data), blake3(data).hexdigest()
         for traveller in plan.travellers:
             files[traveller] = _copy(source.folder.path / traveller, folder / traveller)
-        progress = begin(sum(s.value.nbytes for s in plan.work))
-        outcome = execute(plan, prepared.limits, folder, progress)
+        outcome = perform(plan, prepared.limits, folder, begin)
         for f in plan.files:
             files[f.name] = f.layout.size, outcome.files[f.name]
         found = report(outcome, files)
         write_document(folder / name, dump_json(found))
+        proven = prepared.prove(folder, name, found)
         publish(folder, prepared.out, force=prepared.force)
-    return found
+    return {**found, **proven}
 
 
 def convert(
@@ -141,8 +165,7 @@ def _copy(source: Path, target: Path) -> tuple[int, str]:
     hasher = blake3()
     try:
         with target.open("xb") as out:
-            for at in range(0, file.size, _COPY_BYTES):
-                block = file.read(at, min(_COPY_BYTES, file.size - at))
+            for block in file.blocks():
                 hasher.update(block)
                 out.write(block)
             out.flush()

@@ -28,6 +28,7 @@ def _plain(text: str) -> str:
     """Without trailing spaces and without the figures that differ from machine to machine."""
     text = re.sub(r"[\d.]+ [kMGT]?B free", "# free", text)
     text = re.sub(r"[\d.]+ MB with \d workers?", "# buffers", text)
+    text = re.sub(r"\d\.\d\de-\d\d", "#", text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 

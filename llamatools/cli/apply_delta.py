@@ -57,6 +57,7 @@ def apply_delta(
     force: bool,
     jobs: int | None,
     max_memory: int,
+    verify: bool | None,
     **options: Any,
 ) -> None:
     """Make the model that DELTA was made of from its base BASE, in the new folder OUT.
@@ -68,17 +69,21 @@ def apply_delta(
     from pathlib import Path
 
     from llamatools.checkpoint import open_checkpoint
-    from llamatools.cli.produce import produce
+    from llamatools.cli.produce import Checks, produce
     from llamatools.cli.progress import progress
     from llamatools.deltas.apply import prepare_delta
     from llamatools.deltas.encoded import is_encoded
     from llamatools.deltas.opening import open_delta
+    from llamatools.errors import UsageError
     from llamatools.opening.folder import scan
     from llamatools.plan.build import Options
 
+    options["verify"] = verify is not False
     if is_encoded(scan(Path(delta))):
         from llamatools.deltas.decode import prepare_decoding
 
+        if verify:
+            raise UsageError("--verify: every XOR file is held against its SHA-256 anyway")
         _refuse_options(to, kind, options)
         with prepare_decoding(
             base, delta, out, jobs=jobs, max_memory=max_memory, force=force
@@ -99,7 +104,8 @@ def apply_delta(
                 force=force,
                 begin=begin,
             )
-        produce("apply", prepared, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        checks = Checks(verify, jobs, max_memory)
+        produce("apply", prepared, checks, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
 def _refuse_options(to: str | None, kind: str | None, options: dict[str, Any]) -> None:

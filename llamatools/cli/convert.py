@@ -9,6 +9,7 @@ import click
 from llamatools.cli.options import (
     SOURCE,
     force_option,
+    golden_options,
     json_option,
     layout_options,
     run_options,
@@ -16,7 +17,7 @@ from llamatools.cli.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Write a checkpoint in another layout.")
 @click.argument("source", type=SOURCE, metavar="SRC")
 @click.argument("out", type=SOURCE, metavar="OUT")
 @click.option(
@@ -27,6 +28,7 @@ from llamatools.cli.options import (
 )
 @layout_options
 @tokenizer_options
+@golden_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @force_option
 @run_options
@@ -40,6 +42,9 @@ def convert(
     force: bool,
     jobs: int | None,
     max_memory: int,
+    verify: bool | None,
+    golden: str | None,
+    device: str,
     **options: Any,
 ) -> None:
     """Write the checkpoint SRC in another layout to the new folder OUT.
@@ -48,11 +53,12 @@ def convert(
     and a fingerprint that does not depend on the layout, are in OUT/llamatools.json.
     """
     from llamatools.checkpoint import open_checkpoint
-    from llamatools.cli.produce import produce
+    from llamatools.cli.produce import Checks, produce
     from llamatools.conversion import prepare
     from llamatools.plan.build import Options
 
-    wanted = Options(**options)
+    checks = Checks(verify, jobs, max_memory, golden, device)
+    wanted = Options(verify=verify is not False, **options)
     with open_checkpoint(source) as opened:
         prepared = prepare(opened, out, wanted, jobs=jobs, max_memory=max_memory, force=force)
-        produce("convert", prepared, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        produce("convert", prepared, checks, dry_run=dry_run, as_json=as_json, quiet=quiet)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SCHEMA = "urn:llamatools:fingerprint:1"
 
 
-@click.command()
+@click.command(short_help="One digest of a model, whatever its layout.")
 @click.argument("source", type=SOURCE, metavar="SRC")
 @click.argument("other", type=SOURCE, metavar="[SRC2]", required=False)
 @click.option("--tensors", is_flag=True, help="Also the digest of every tensor.")

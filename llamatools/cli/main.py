@@ -10,15 +10,17 @@ from types import FrameType
 import click
 
 from llamatools._version import __version__
-from llamatools.cli import failures
+from llamatools.cli import failures, several
 from llamatools.cli.apply_delta import apply_delta
 from llamatools.cli.convert import convert
 from llamatools.cli.extract_lora import extract_lora
 from llamatools.cli.fingerprint import fingerprint
+from llamatools.cli.golden import golden
 from llamatools.cli.inspect import inspect
 from llamatools.cli.make_delta import make_delta
 from llamatools.cli.merge_lora import merge_lora
 from llamatools.cli.tokenizer import tokenizer
+from llamatools.cli.verify import verify
 from llamatools.engine.commit import committed
 
 
@@ -40,9 +42,12 @@ for _command in (
     extract_lora,
     inspect,
     fingerprint,
+    verify,
+    golden,
     tokenizer,
 ):
     cli.add_command(_command)
+several.share(cli)
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -69,6 +74,12 @@ def main() -> int:
         # Who started us may have asked to survive a hang-up (nohup).
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
-    code = failures.guard(lambda: cli(standalone_mode=False), sys.argv[1:])
+
+    def command() -> object:
+        several.hush()
+        return cli(standalone_mode=False)
+
+    code = failures.guard(command, sys.argv[1:])
     _ignore_signals()  # the interpreter takes a while to end, and the outcome is decided
+    several.linger(code)
     return code

@@ -11,6 +11,7 @@ from llamatools.cli.options import (
     TO_OPTION,
     WEIGHTS,
     force_option,
+    golden_options,
     json_option,
     merge_layout_options,
     run_options,
@@ -33,6 +34,7 @@ from llamatools.cli.options import (
 @click.option("--allow-again", is_flag=True, help="Merge what BASE already holds once more.")
 @merge_layout_options
 @tokenizer_options
+@golden_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @force_option
 @run_options
@@ -50,6 +52,9 @@ def merge_lora(
     force: bool,
     jobs: int | None,
     max_memory: int,
+    verify: bool | None,
+    golden: str | None,
+    device: str,
     **options: Any,
 ) -> None:
     """Merge adapters into the checkpoint BASE, of any layout, in the new folder OUT.
@@ -58,18 +63,19 @@ def merge_lora(
     one before. Sums are taken in fp32 or wider and rounded once, to the type that BASE has.
     """
     from llamatools.checkpoint import open_checkpoint
-    from llamatools.cli.produce import produce
+    from llamatools.cli.produce import Checks, produce
     from llamatools.merging.prepare import Merge, prepare_merge
     from llamatools.plan.build import Options
 
+    checks = Checks(verify, jobs, max_memory, golden, device)
     with open_checkpoint(base) as opened:
         prepared = prepare_merge(
             opened,
             out,
             Merge(adapters, parts, allow_again),
-            Options(to=to or opened.layout.name, **options),
+            Options(to=to or opened.layout.name, verify=verify is not False, **options),
             jobs=jobs,
             max_memory=max_memory,
             force=force,
         )
-        produce("merge", prepared, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        produce("merge", prepared, checks, dry_run=dry_run, as_json=as_json, quiet=quiet)

@@ -167,6 +167,11 @@ def _layout_options(command: F, container_flags: tuple[str, ...]) -> F:
     )
 
 
+_STRICT = click.option(
+    "--strict", is_flag=True, help="Fail where the layout cannot hold the tokenizer exactly."
+)
+
+
 def tokenizer_checks(command: F) -> F:
     """--strict and --no-verify, for commands that convert a tokenizer."""
     return _with(
@@ -177,11 +182,23 @@ def tokenizer_checks(command: F) -> F:
                 default=True,
                 help="Compare a converted tokenizer with its source, by the libraries of both.",
             ),
+            _STRICT,
+        ),
+    )
+
+
+def model_checks(command: F) -> F:
+    """The same for commands that write a model, which may be read back."""
+    return _with(
+        command,
+        (
             click.option(
-                "--strict",
-                is_flag=True,
-                help="Fail where the layout cannot hold the tokenizer exactly.",
+                "--verify/--no-verify",
+                default=None,
+                help="Read the output back, every file and tensor, before it gets its name; or do "
+                "not even compare a converted tokenizer with its source.  [default: that alone]",
             ),
+            _STRICT,
         ),
     )
 
@@ -201,13 +218,35 @@ def tokenizer_options(command: F) -> F:
     return _with(
         command,
         (
-            tokenizer_checks,
+            model_checks,
             instruct_option,
             click.option(
                 "--tokenizer",
                 type=SOURCE,
                 metavar="PATH|none",
                 help="Tokenizer to write.  [default: the one beside the weights]",
+            ),
+        ),
+    )
+
+
+def golden_options(command: F) -> F:
+    """--golden and --device, for commands whose output is run before it gets its name."""
+    return _with(
+        command,
+        (
+            click.option(
+                "--device",
+                default="auto",
+                show_default=True,
+                metavar="auto|cuda|cuda:N|mps|cpu",
+                help="Where to compute for --golden.",
+            ),
+            click.option(
+                "--golden",
+                type=SOURCE,
+                metavar="FILE",
+                help="Also run the output, and hold it against these logits; implies --verify.",
             ),
         ),
     )

@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from llamatools.cli.messages import print_json
 
 if TYPE_CHECKING:
-    from llamatools.conversion import Prepared
+    from llamatools.conversion import Begin, Prepared
+    from llamatools.engine.processes import Processes
+    from llamatools.readback import Answers
 
 
-def produce(name: str, prepared: Prepared, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
+@dataclass(frozen=True)
+class Checks:
+    """How the output is looked at before it gets its name."""
+
+    verify: bool | None
+    """It is read back. None: where it is run."""
+    jobs: int | None
+    max_memory: int
+    golden: str | None = None
+    """The golden file that it is run against."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """UsageError where they contradict each other."""
+        if self.golden is not None and self.verify is False:
+            from llamatools.errors import UsageError
+
+            raise UsageError("--no-verify and --golden exclude each other")
+
+
+def produce(
+    name: str, prepared: Prepared, checks: Checks, *, dry_run: bool, as_json: bool, quiet: bool
+) -> None:
     """What every command does once it knows what to write."""
-    from llamatools.cli.progress import progress
-    from llamatools.conversion import run
+    from llamatools.cli.progress import stages
     from llamatools.preview import preview
 
-    if dry_run:
-        report = preview(prepared)
-    else:
-        with progress(name, quiet=quiet or as_json) as begin:
-            report = run(prepared, begin)
+    with stages(quiet=quiet or as_json) as stage:
+        prepared = _checked(prepared, checks, stage, quiet=quiet or as_json)
+        report: dict[str, Any] | None = (
+            preview(prepared) if dry_run else _run(prepared, stage(name))
+        )
+    if report is None:
+        return
     if as_json:
         print_json(report)
     elif dry_run:
@@ -31,3 +61,55 @@ def produce(name: str, prepared: Prepared, *, dry_run: bool, as_json: bool, quie
         from llamatools.cli.render import show_conversion
 
         show_conversion(str(prepared.out), report)
+        if "verified" in report:
+            from llamatools.cli.render_verify import show_verified
+
+            show_verified(report["verified"])
+
+
+def _run(prepared: Prepared, begin: Begin) -> dict[str, object] | None:
+    """None in a process that merely writes along."""
+    from llamatools.conversion import run
+
+    processes: Processes | None = click.get_current_context().obj
+    if processes is None:
+        return run(prepared, begin)
+    from llamatools.engine.together import follow, leading, published
+
+    if not processes.leads:
+        follow(processes, prepared.plan, prepared.limits, prepared.out)
+        return None
+    report = run(prepared, begin, leading(processes))
+    published(processes)
+    return report
+
+
+def _checked(
+    prepared: Prepared, checks: Checks, stage: Callable[[str], Begin], *, quiet: bool
+) -> Prepared:
+    """The same, proving what it was asked to prove."""
+    if not checks.verify and checks.golden is None:
+        return prepared
+    from llamatools.readback import verified
+
+    return verified(
+        prepared,
+        jobs=checks.jobs,
+        max_memory=checks.max_memory,
+        begin=stage("read back"),
+        answers=_answers(prepared, checks, stage("verify"), quiet=quiet),
+    )
+
+
+def _answers(prepared: Prepared, checks: Checks, begin: Begin, *, quiet: bool) -> Answers | None:
+    """The output's forward pass against the golden file, which must fit; None without one."""
+    if checks.golden is None:
+        return None
+    from llamatools.cli.forward import runner
+    from llamatools.reference.settings import Settings
+    from llamatools.verifying.written import fitting_golden, held_against
+
+    settings = Settings(device=checks.device, jobs=checks.jobs)
+    golden = fitting_golden(Path(checks.golden), prepared, settings)
+    run = runner("verify", settings, quiet=quiet, begin=begin)
+    return held_against(golden, checks.golden, run)

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from llamatools.cli.messages import tell
 from llamatools.text import count, nbytes
@@ -27,6 +27,21 @@ def progress(what: str, *, quiet: bool, noun: str | None = None) -> Iterator[Beg
             yield begin
     else:
         yield lambda total: _Lines(what, total, noun).add
+
+
+@contextmanager
+def stages(*, quiet: bool) -> Iterator[Callable[[str], Begin]]:
+    """Progress of one thing after another: by name, and each takes the place of the one before."""
+    with ExitStack() as shown:
+
+        def stage(what: str) -> Begin:
+            def begin(total: int) -> Callable[[int], None]:
+                shown.close()
+                return shown.enter_context(progress(what, quiet=quiet))(total)
+
+            return begin
+
+        yield stage
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from llamatools.cli.options import (
     force_option,
     json_option,
     layout_options,
+    model_checks,
     run_options,
-    tokenizer_checks,
 )
 
 
-@click.command()
+@click.command(short_help="Give a model another tokenizer.")
 @click.argument("model", type=SOURCE, metavar="MODEL")
 @click.argument("tokenizer", type=SOURCE, metavar="TOKENIZER")
 @click.argument("out", type=SOURCE, metavar="OUT")
@@ -37,7 +37,7 @@ from llamatools.cli.options import (
     help="Add rows until their number is a multiple of N, 64 say.",
 )
 @layout_options
-@tokenizer_checks
+@model_checks
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @force_option
 @run_options
@@ -55,6 +55,7 @@ def swap(
     force: bool,
     jobs: int | None,
     max_memory: int,
+    verify: bool | None,
     **options: Any,
 ) -> None:
     """Give the model MODEL the tokenizer TOKENIZER, in the new folder OUT.
@@ -64,12 +65,13 @@ def swap(
     by their role.
     """
     from llamatools.checkpoint import open_checkpoint
-    from llamatools.cli.produce import produce
+    from llamatools.cli.produce import Checks, produce
     from llamatools.plan.build import Options
     from llamatools.swapping import Swap, prepare_swap
 
+    checks = Checks(verify, jobs, max_memory)
     with open_checkpoint(model) as opened:
-        wanted = Options(to=to or opened.layout.name, **options)
+        wanted = Options(to=to or opened.layout.name, verify=verify is not False, **options)
         prepared = prepare_swap(
             opened,
             out,
@@ -79,4 +81,4 @@ def swap(
             max_memory=max_memory,
             force=force,
         )
-        produce("swap", prepared, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        produce("swap", prepared, checks, dry_run=dry_run, as_json=as_json, quiet=quiet)

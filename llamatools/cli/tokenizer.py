@@ -48,7 +48,7 @@ def tokenizer() -> None:
     """
 
 
-@tokenizer.command()
+@tokenizer.command(short_help="Write a tokenizer in another layout.")
 @click.argument("source", type=SOURCE, metavar="SRC")
 @click.argument("out", type=SOURCE, metavar="OUT")
 @click.option("--to", type=click.Choice(["hf", "meta"]), required=True, help="Layout to write.")
@@ -89,7 +89,7 @@ def convert(
     show_conversion(out, report)
 
 
-@tokenizer.command()
+@tokenizer.command(short_help="Say what a tokenizer is: kind, size, whose file.")
 @click.argument("source", type=SOURCE, metavar="SRC")
 @_VERSION
 @json_option
@@ -106,7 +106,7 @@ def inspect(source: str, version: str | None, as_json: bool) -> None:
     show_inspection(report)
 
 
-@tokenizer.command()
+@tokenizer.command(short_help="Do two tokenizers give the same ids, and the same text back?")
 @click.argument("a", type=SOURCE)
 @click.argument("b", type=SOURCE)
 @click.option("--corpus", type=SOURCE, metavar="FILE", help="Your own text, in UTF-8.")
@@ -144,7 +144,7 @@ def compare(a: str, b: str, corpus: str | None, n_fuzz: int, seed: int, as_json:
     return 0 if result.equal else 1
 
 
-@tokenizer.command()
+@tokenizer.command(short_help="Extend a SentencePiece vocabulary with another's pieces.")
 @click.argument("base", type=SOURCE)
 @click.argument("extra", type=SOURCE)
 @click.argument("out", type=SOURCE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -16,6 +16,8 @@ from llamatools.containers import links
 from llamatools.dtypes import DType
 from llamatools.errors import BadInput, IOFailed
 from llamatools.text import safe
+
+_BLOCK_BYTES = 4 << 20
 
 
 class InputFile:
@@ -73,6 +75,16 @@ class InputFile:
                     f"expected data up to byte {offset + len(view)}"
                 )
             done += got
+
+    def blocks(self, size: int = _BLOCK_BYTES) -> Iterator[bytes]:
+        """All of it, in order."""
+        for at in range(0, self.size, size):
+            yield self.read(at, min(size, self.size - at))
+
+    def forget(self) -> None:
+        """Ask the system to drop its copy, so that the next read is the disk's; it may not."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -16,15 +16,14 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from llamatools.containers.base import StoredTensor
-from llamatools.engine.checksums import RecordChecks
+from llamatools.engine.checksums import CheckedContext, RecordChecks
 from llamatools.engine.digest import tensor_hasher
 from llamatools.engine.sink import Sink
 from llamatools.engine.threads import one_thread_each
 from llamatools.engine.turnstile import Stopped, Turnstile
 from llamatools.errors import LlamatoolsError, UsageError
 from llamatools.expr.bits import Bits, as_bytes, pairs_from_halves
-from llamatools.expr.context import Once, PlainContext
+from llamatools.expr.context import Once
 from llamatools.expr.nodes import Expr, Witnessed
 from llamatools.plan.plan import Plan, Step, Target
 from llamatools.text import nbytes
@@ -94,19 +93,14 @@ class _Block:
     """What the blocks of a step compute together; it goes with the last of them."""
 
 
-class _Worker(PlainContext):
+class _Worker(CheckedContext):
     """Context for expressions: one thread's scratch memory, and the run's shared books."""
 
     def __init__(self, run: _Run) -> None:
-        super().__init__(run.limits.arena_bytes)
+        super().__init__(run.limits.arena_bytes, run.checks)
         self._run = run
         self._number = 0
         self._passed = False
-
-    def read(self, tensor: StoredTensor, offset: int, out: Bits) -> None:
-        super().read(tensor, offset, out)
-        if tensor.record is not None and tensor.record.crc is not None:
-            self._run.checks.saw(tensor, tensor.record, offset, out)
 
     def note(self, key: str, counts: Mapping[str, int]) -> None:
         self._run.note(key, counts)
@@ -132,9 +126,11 @@ def _size(block: Bits) -> tuple[int, int]:
 
 
 class _Run:
-    def __init__(self, plan: Plan, limits: Resources, progress: Progress) -> None:
+    def __init__(
+        self, plan: Plan, limits: Resources, progress: Progress, checks: RecordChecks
+    ) -> None:
         self.limits = limits
-        self.checks = RecordChecks()
+        self.checks = checks
         self.before_turn = Turnstile()
         self.outcome = Outcome()
         self.sinks: list[Sink] = []
@@ -263,9 +259,12 @@ class _Run:
             out.append((t, slot.start + first * row_bytes, as_bytes(piece)))
         return out
 
-    def finish(self) -> Outcome:
+    def check_records(self) -> None:
         out = self.outcome
         out.records_checked, out.records_partial = self.checks.finish()
+
+    def finish(self) -> Outcome:
+        out = self.outcome
         for f, sink in zip(self._plan.files, self.sinks, strict=True):
             out.files[f.name] = sink.finish()
         return out
@@ -276,13 +275,18 @@ class _Run:
 
 
 def execute(
-    plan: Plan, limits: Resources, folder: Path | None = None, progress: Progress = lambda n: None
+    plan: Plan,
+    limits: Resources,
+    folder: Path | None = None,
+    progress: Progress = lambda n: None,
+    checks: RecordChecks | None = None,
 ) -> Outcome:
     """Run a plan; its weight files are created in `folder`, complete and synced on return.
 
-    The first failure, or a signal, stops all workers before it is raised.
+    The first failure, or a signal, stops all workers before it is raised. Who gives `checks` is the
+    one to finish them: of a part of a plan, when the other parts have been seen.
     """
-    run = _Run(plan, limits, progress)
+    run = _Run(plan, limits, progress, checks or RecordChecks())
     threads = [threading.Thread(target=run.work, daemon=True) for _ in range(limits.jobs)]
     try:
         run.open_sinks(folder)
@@ -292,6 +296,8 @@ def execute(
             for t in threads:
                 t.join()
         run.raise_failure()
+        if checks is None:
+            run.check_records()
         return run.finish()
     finally:
         run.stop()

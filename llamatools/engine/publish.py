@@ -112,26 +112,49 @@ def write_document(path: Path, data: bytes) -> None:
 def publish(folder: Path, out: Path, *, force: bool) -> None:
     """Give a finished staging folder its name, in one step, and make that durable."""
     _sync_folder(folder)
-    _place(folder, out, force=force)
-
-
-def publish_file(file: Path, out: Path, *, force: bool = False) -> None:
-    """Give a finished file in a staging folder its name."""
-    _place(file, out, force=force)
-
-
-def _place(folder: Path, out: Path, *, force: bool) -> None:
     commit()
-    target = out.parent.resolve() / out.name
+    target = _resolved(out)
     if force and os.path.lexists(target):
         # Afterwards the staging folder holds the old output, and is removed with it.
         if not _rename(folder, target, _RENAME_EXCHANGE):
             _replace_in_two_steps(folder, target)
-    elif not _rename(folder, target, _RENAME_NOREPLACE):
-        if os.path.lexists(target):
-            raise OutputExists(f"{safe(out)} exists already", hint="choose another name")
-        folder.rename(target)
+    else:
+        _place(folder, target)
     _sync_folder(target.parent)
+
+
+def publish_file(file: Path, out: Path, *, force: bool = False) -> None:
+    """Give a finished file in a staging folder its name; by force, in place of a plain file."""
+    commit()
+    target = _resolved(out)
+    if force:
+        _replace(file, target)
+    else:
+        _place(file, target)
+    _sync_folder(target.parent)
+
+
+def _resolved(out: Path) -> Path:
+    """The name itself is kept: of a link, it is the link's."""
+    return out.parent.resolve() / out.name
+
+
+def _place(new: Path, target: Path) -> None:
+    """Rename to a name that must be free."""
+    if not _rename(new, target, _RENAME_NOREPLACE):
+        if os.path.lexists(target):
+            raise OutputExists(f"{safe(target)} exists already", hint="choose another name")
+        new.rename(target)
+
+
+def _replace(file: Path, target: Path) -> None:
+    """Rename over a plain file, or to a free name: one step on every file system."""
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
+        raise OutputExists(f"{safe(target)} is not a plain file, and is not replaced")
+    try:
+        file.replace(target)
+    except OSError as e:
+        raise io_failed(target, "renaming the finished output", e) from e
 
 
 def _replace_in_two_steps(folder: Path, target: Path) -> None:

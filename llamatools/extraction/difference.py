@@ -14,30 +14,15 @@ import numpy as np
 import torch
 
 from llamatools.adapters.scan import is_finite
-from llamatools.containers.base import StoredTensor
 from llamatools.dtypes import F32, DType
-from llamatools.engine.checksums import RecordChecks
+from llamatools.engine.checksums import CheckedContext, RecordChecks
 from llamatools.expr.bits import Bits, bits_dtype
-from llamatools.expr.context import PlainContext
 from llamatools.expr.nodes import Expr
 from llamatools.extraction.crew import Crew
 from llamatools.extraction.pairs import Pair
 
 _BLOCK = 1 << 18
 """Elements of each tensor that are read at once."""
-
-
-class _Checked(PlainContext):
-    """Shows what is read to those who check a torch archive's CRCs."""
-
-    def __init__(self, capacity: int, checks: RecordChecks) -> None:
-        super().__init__(capacity)
-        self._checks = checks
-
-    def read(self, tensor: StoredTensor, offset: int, out: Bits) -> None:
-        super().read(tensor, offset, out)
-        if tensor.record is not None and tensor.record.crc is not None:
-            self._checks.saw(tensor, tensor.record, offset, out)
 
 
 @dataclass(frozen=True)
@@ -110,7 +95,7 @@ def _read(value: Expr, piece: _Piece, checks: RecordChecks) -> Bits:
     """(rows, columns), as the bits of the elements."""
     rows = piece.stop - piece.start
     out = np.empty((rows, value.columns), bits_dtype(value.dtype))
-    value.fill(out, piece.start, _Checked(value.scratch_bytes(rows), checks))
+    value.fill(out, piece.start, CheckedContext(value.scratch_bytes(rows), checks))
     return out
 
 

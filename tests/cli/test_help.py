@@ -10,7 +10,7 @@ from support.calls import call
 
 from llamatools import __version__
 
-COMMANDS = ("convert", "inspect", "fingerprint")
+COMMANDS = ("convert", "inspect", "fingerprint", "verify")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -25,9 +25,16 @@ def test_help_lists_commands_and_exit_codes(flag: str) -> None:
 OPTIONS = {
     "convert": [
         "--to [hf|meta|safetensors]", "--dtype [keep|bf16|fp16|fp32]", "--weights", "--shards",
-        "--max-shard-size", "--dry-run", "--force", "--jobs", "--max-memory", "--quiet", "--json",
+        "--max-shard-size", "--verify / --no-verify", "--golden FILE",
+        "--device auto|cuda|cuda:N|mps|cpu", "--dry-run", "--force", "--jobs", "--max-memory",
+        "--quiet", "--json",
     ],
     "inspect": ["--json"],
+    "verify": [
+        "--golden", "--against", "--prompts", "--text", "--gate", "--max-rms", "--junit",
+        "--report", "--dtype", "--device", "--resident", "--max-device-memory", "--threads",
+        "--json",
+    ],
     "fingerprint": ["--tensors", "--jobs", "--max-memory", "--quiet", "--json"],
 }  # fmt: skip
 
@@ -40,6 +47,18 @@ def test_help_of_a_command(command: str) -> None:
     for option in OPTIONS[command]:
         assert option in done.out
     assert max(map(len, done.out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("group", [(), ("golden",), ("tokenizer",)], ids=" ".join)
+def test_a_command_has_one_whole_line(
+    group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = call(*group, "--help").out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(lines) >= 3
+    for line in lines:
+        assert line.endswith((".", "?")) and not line.endswith("..."), line
+        assert len(line) < 80 and line[2] != " ", line
 
 
 def test_version() -> None:

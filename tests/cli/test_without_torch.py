@@ -33,7 +33,7 @@ def test_fingerprint(hf: Path, meta: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["hf", "meta", "safetensors"])
-@pytest.mark.parametrize("more", [(), ("--dry-run",)], ids=["", "dry"])
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--verify",)], ids=["", "dry", "verify"])
 def test_convert(to: str, more: tuple[str, ...], meta: Path, tmp_path: Path) -> None:
     assert not _imports_torch("convert", meta, tmp_path / "out", "--to", to, *more)
 
@@ -42,6 +42,13 @@ def test_merging_an_adapter(tmp_path: Path) -> None:
     golden = Path(__file__).parents[2] / "golden"
     base, adapter = golden / "llama3-gqa/mp2", golden / "llama3-gqa-lora"
     assert not _imports_torch("merge-lora", base, adapter, tmp_path / "out", "--to", "hf")
+
+
+def test_reading_a_merge_back(tmp_path: Path) -> None:
+    golden = Path(__file__).parents[2] / "golden"
+    base, adapter = golden / "llama3-gqa/mp2", golden / "llama3-gqa-lora"
+    words = ("merge-lora", base, adapter, tmp_path / "out", "--to", "hf", "--verify")
+    assert not _imports_torch(*words)
 
 
 def test_planning_a_cast(meta: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from support.calls import call, leftovers, tree
 from support.tiny_files import Tiny, write_hf
 
 from llamatools.engine import publish
+from llamatools.errors import IOFailed, OutputExists
 
 
 def test_an_existing_output_is_kept(hf: Path, tmp_path: Path) -> None:
@@ -179,3 +181,78 @@ def test_permissions_of_the_output(hf: Path, tmp_path: Path) -> None:
     modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()}
     assert modes == {0o644}
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+
+
+# --- one file -------------------------------------------------------------------------------------
+
+
+def _publish_file(out: Path, data: bytes, *, force: bool) -> None:
+    with publish.staging(out) as folder:
+        publish.write_document(folder / out.name, data)
+        publish.publish_file(folder / out.name, out, force=force)
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "no exchange"])
+def test_a_file_replaces_a_file_in_one_step(
+    exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the file system can do, the name is never without a file, and nothing is left."""
+    if not exchange:
+        monkeypatch.setattr(publish, "_rename", lambda old, new, flag: False)
+    moves: list[tuple[Path, Path]] = []
+    replace, rename = Path.replace, Path.rename
+    monkeypatch.setattr(Path, "replace", lambda a, b: moves.append((a, b)) or replace(a, b))
+    monkeypatch.setattr(Path, "rename", lambda a, b: moves.append((a, b)) or rename(a, b))
+    out = tmp_path / "out.html"
+    out.write_bytes(b"old")
+    _publish_file(out, b"new", force=True)
+    assert out.read_bytes() == b"new"
+    assert leftovers(out) == ["out.html"]
+    assert [(a.name, b) for a, b in moves] == [("out.html", out)]
+    assert moves[0][0].parent != tmp_path, "the old one was never moved away"
+
+
+def test_a_file_by_force_where_there_is_none(tmp_path: Path) -> None:
+    _publish_file(tmp_path / "out", b"new", force=True)
+    assert tree(tmp_path) == {"out": b"new"}
+
+
+def test_a_file_without_force_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    out.write_bytes(b"precious")
+    for known in (True, False):
+        if not known:
+            monkeypatch.setattr(publish, "_rename", lambda old, new, flag: False)
+        with pytest.raises(OutputExists):
+            _publish_file(out, b"new", force=False)
+        assert tree(tmp_path) == {"out": b"precious"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "full folder", "link", "dangling link"])
+def test_a_file_by_force_replaces_plain_files_only(kind: str, tmp_path: Path) -> None:
+    """Even one that took the name after the first check."""
+    out = tmp_path / "out"
+    (tmp_path / "precious").write_text("mine")
+    if kind.endswith("folder"):
+        out.mkdir()
+        if kind == "full folder":
+            (out / "mine").write_text("precious")
+    else:
+        out.symlink_to(tmp_path / ("precious" if kind == "link" else "nowhere"))
+    before = tree(tmp_path)
+    with pytest.raises(OutputExists):
+        _publish_file(out, b"new", force=True)
+    assert tree(tmp_path) == before
+    assert out.is_symlink() or out.is_dir()
+
+
+def test_replacing_a_file_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def replace(old: Path, new: Path) -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "replace", replace)
+    out = tmp_path / "out"
+    out.write_bytes(b"old")
+    with pytest.raises(IOFailed, match="Read-only"):
+        _publish_file(out, b"new", force=True)
+    assert tree(tmp_path) == {"out": b"old"}

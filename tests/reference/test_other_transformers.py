@@ -11,6 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from forward_kit import error
+from forward_kit import logits as forward_logits
 from goldens import FILES, GOLDENS, TOLERANCE, AsHf, Golden, Measured
 from other_python import named_by, run_jobs
 from random_llama import HF_ONLY, POSITIONS, TOKENS, VARIANTS, save_llama, save_prompt
@@ -61,6 +63,16 @@ def test_golden_logits(
     error = golden.error(load_file(logits[golden, files, kind])["logits"])
     measured(golden, error)
     assert error <= TOLERANCE
+
+
+@pytest.mark.parametrize("golden", GOLDENS, ids=str)
+def test_our_forward_gives_its_logits(
+    golden: Golden, logits: dict[tuple[Golden, int, str], Path], measured: Measured
+) -> None:
+    theirs = load_file(logits[golden, 1, "safetensors"])["logits"]
+    found = error(forward_logits(golden.folder(1), golden), theirs)
+    measured(golden, found)
+    assert found <= TOLERANCE
 
 
 @pytest.fixture(scope="module")

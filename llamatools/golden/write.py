@@ -1,0 +1,98 @@
+"""Writes a golden file: safetensors, with JSON in its metadata.
+
+    metadata          {"golden": JSON}, see schemas/golden.json
+    N.tokens          (n,) I64, of prompt N of the JSON; N counts from 0
+    N.positions       (n,) I64
+    N.top.ids         (n, k) I32     the k largest logits, the largest first
+    N.top.values      (n, k)
+    N.lse             (n,) F64       log of the sum of exp of all logits
+    N.mean, N.square  (n,) F64       mean of the logits, and of their squares
+    N.sketch          (n, 32)        of the logits, see sketch.py
+    N.targets         (n - 1,) F64   log-probability of the token that follows
+    N.logits          (m, V)         of the last m positions: 1, or all where V is at most 4096
+    N.hidden          (points, n, 32)  sketches of hidden states, where the JSON names points
+    N.hidden.rms      (points, n) F64
+
+Numbers without a type here are F64 if the logits were computed in float64, else F32. N.top to
+N.targets may be absent where N.logits has all positions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamatools.containers.safetensors_write import safetensors_layout
+from llamatools.dtypes import BY_NAME
+from llamatools.engine.publish import publish_file, staging
+from llamatools.engine.sink import io_failed
+from llamatools.errors import OutputExists, UsageError
+from llamatools.golden.document import to_json
+from llamatools.golden.model import Golden, GoldenPrompt
+from llamatools.text import safe
+
+Array = NDArray[np.generic]
+METADATA_KEY = "golden"
+_CODES = {"<f8": "F64", "<f4": "F32", "<i8": "I64", "<i4": "I32"}
+
+
+def write_golden(golden: Golden, out: Path, *, force: bool = False) -> None:
+    """Write and publish a golden file in one step."""
+    wide = np.dtype("<f8") if golden.dtype == "float64" else np.dtype("<f4")
+    arrays: dict[str, Array] = {}
+    for i, p in enumerate(golden.prompts):
+        arrays |= {f"{i}.{name}": a for name, a in _arrays(p, wide).items()}
+    shapes = [(n, BY_NAME[_CODES[a.dtype.str]], a.shape) for n, a in arrays.items()]
+    text = json.dumps(to_json(golden), ensure_ascii=False, allow_nan=False)
+    layout = safetensors_layout(shapes, {METADATA_KEY: text})
+    with staging(out) as folder:
+        path = folder / out.name
+        try:
+            with path.open("xb") as file:
+                file.write(layout.header)
+                for a in arrays.values():
+                    file.write(np.ascontiguousarray(a).data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as e:
+            raise io_failed(path, "writing", e) from e
+        publish_file(path, out, force=force)
+
+
+def _arrays(p: GoldenPrompt, wide: np.dtype[np.floating]) -> dict[str, Array]:
+    out: dict[str, Array] = {
+        "tokens": np.array(p.prompt.tokens, "<i8"),
+        "positions": np.array(p.prompt.positions, "<i8"),
+    }
+    if p.digest is not None:
+        out |= {
+            "top.ids": p.digest.top_ids.astype("<i4"),
+            "top.values": p.digest.top_values.astype(wide),
+            "lse": p.digest.lse.astype("<f8"),
+            "mean": p.digest.mean.astype("<f8"),
+            "square": p.digest.square.astype("<f8"),
+            "sketch": p.digest.sketch.astype(wide),
+        }
+    if p.targets is not None:
+        out["targets"] = p.targets.astype("<f8")
+    if p.full is not None:
+        out["logits"] = p.full.read(0, p.full.shape[0]).astype(wide)
+    if p.hidden is not None:
+        out |= {"hidden": p.hidden.sketch.astype(wide), "hidden.rms": p.hidden.rms.astype("<f8")}
+    return out
+
+
+def check_target(out: Path, *, force: bool) -> None:
+    """Refuse, before a long run, an output that is taken or has no place to be."""
+    if not out.name or not out.parent.resolve().is_dir():
+        raise UsageError(f"{safe(out)}: no such folder to put the golden file in")
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise OutputExists(f"{safe(out)} exists already", hint="choose another name, or --force")
+    if out.is_symlink() or not out.is_file():
+        raise OutputExists(f"{safe(out)} is not a file, and is not replaced")

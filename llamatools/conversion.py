@@ -11,13 +11,22 @@ from blake3 import blake3
 
 from llamatools.checkpoint import Checkpoint, open_checkpoint
 from llamatools.containers.base import InputFile
+from llamatools.engine.environment import check_alone
 from llamatools.engine.execute import DEFAULT_MEMORY, Outcome, Resources, execute, resources
-from llamatools.engine.publish import check_paths, check_space, publish, staging, write_document
+from llamatools.engine.publish import (
+    check_kept,
+    check_paths,
+    check_space,
+    publish,
+    staging,
+    write_document,
+)
 from llamatools.engine.sink import io_failed
 from llamatools.history import NAME as MANIFEST
 from llamatools.jsonio import dump_json
 from llamatools.manifest import build_manifest
 from llamatools.plan.build import Options, plan_conversion
+from llamatools.plan.carry import NONE
 from llamatools.plan.passes.finite import check_finite, watched
 from llamatools.plan.plan import Plan
 
@@ -96,6 +105,8 @@ def prepare(
     """
     target = Path(out)
     check_paths(source.path, target, force=force)
+    if options.tokenizer not in (None, NONE):
+        check_kept(target, [Path(options.tokenizer)])
     plan = amend(plan_conversion(source, options))
     wanted = options.check_finite
     if wanted or (wanted is None and plan.merge is not None):
@@ -124,6 +135,8 @@ def write(
 ) -> dict[str, object]:
     """Write the output, with the report on it in the file `name`, and publish it."""
     plan, source = prepared.plan, prepared.source
+    if perform is _alone:
+        check_alone("a conversion")
     check_space(prepared.out, prepared.disk_needed)
     with staging(prepared.out) as folder:
         files: dict[str, tuple[int, str]] = {}

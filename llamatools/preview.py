@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llamatools.engine.publish import free_bytes
@@ -13,8 +14,13 @@ if TYPE_CHECKING:
 SCHEMA = "urn:llamatools:plan:1"
 
 
-def preview(prepared: Prepared) -> dict[str, object]:
-    """The report that `convert --dry-run --json` prints; schemas/plan.json describes it."""
+def preview(
+    prepared: Prepared, verification: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """The report that `convert --dry-run --json` prints; schemas/plan.json describes it.
+
+    `verification`: what would be done to the output before it gets its name.
+    """
     plan, source, limits = prepared.plan, prepared.source, prepared.limits
     start = prepared.origin or source
     return {
@@ -47,6 +53,7 @@ def preview(prepared: Prepared) -> dict[str, object]:
         "tokenizer": plan.tokenizer,
         "vocabulary": plan.vocabulary,
         "merge": plan.merge,
+        "verification": verification,
         "steps": [
             {
                 "name": s.name,

@@ -64,7 +64,8 @@ def create(
     from llamatools.golden.prompts import default_prompts, read_prompts
     from llamatools.golden.write import check_target, write_golden
 
-    check_target(Path(out), force=force)
+    files = [Path(prompts)] if prompts is not None else []
+    check_target(Path(out), force=force, models=[Path(source)], files=files)
     settings = make_settings(options)
     if noise and settings.dtype not in _WIDER:
         raise UsageError(f"--noise: there is no wider type than {settings.dtype}")
@@ -86,9 +87,9 @@ def _create(
     checkpoint: Checkpoint, asked: Any, settings: Settings, *, noise: bool, quiet: bool
 ) -> Golden | None:
     """None in a process that merely computes along."""
+    from llamatools.engine.environment import environment
     from llamatools.fingerprints import fingerprint
     from llamatools.golden.create import record
-    from llamatools.reference.environment import environment
     from llamatools.verifying.following import Nobody
     from llamatools.verifying.verify import measure_noise
 
@@ -158,7 +159,8 @@ def import_(
     from llamatools.golden.write import check_target, write_golden
     from llamatools.text import safe
 
-    check_target(Path(out), force=force)
+    models = [Path(source)] if source is not None else []
+    check_target(Path(out), force=force, models=models, files=[Path(logits)])
     pairs = dict(v.split("=", 1) for v in versions if "=" in v)
     if len(pairs) != len(versions):
         raise UsageError("--version: expected NAME=VERSION, each name once")

@@ -14,7 +14,8 @@ from llamatools.cli.messages import print_json
 if TYPE_CHECKING:
     from llamatools.conversion import Begin, Prepared
     from llamatools.engine.processes import Processes
-    from llamatools.readback import Answers
+    from llamatools.golden.model import Golden
+    from llamatools.reference.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ def produce(
     from llamatools.cli.progress import stages
     from llamatools.preview import preview
 
-    with stages(quiet=quiet or as_json) as stage:
-        prepared = _checked(prepared, checks, stage, quiet=quiet or as_json)
+    golden, silent = _fitting(prepared, checks), quiet or as_json
+    with stages(quiet=silent) as stage:
         report: dict[str, Any] | None = (
-            preview(prepared) if dry_run else _run(prepared, stage(name))
+            preview(prepared, _foreseen(prepared, checks, golden))
+            if dry_run
+            else _run(_checked(prepared, checks, golden, stage, quiet=silent), stage(name))
         )
     if report is None:
         return
@@ -84,32 +87,56 @@ def _run(prepared: Prepared, begin: Begin) -> dict[str, object] | None:
     return report
 
 
+def _fitting(prepared: Prepared, checks: Checks) -> Golden | None:
+    """The golden file that the output will be held against; it must fit."""
+    if checks.golden is None:
+        return None
+    from llamatools.verifying.written import fitting_golden
+
+    return fitting_golden(Path(checks.golden), prepared, _settings(checks))
+
+
+def _settings(checks: Checks) -> Settings:
+    from llamatools.reference.settings import Settings
+
+    return Settings(device=checks.device, jobs=checks.jobs)
+
+
+def _foreseen(
+    prepared: Prepared, checks: Checks, golden: Golden | None
+) -> dict[str, object] | None:
+    """What --verify and --golden would do; None without them."""
+    if golden is None or checks.golden is None:
+        return {"golden": None} if checks.verify else None
+    from llamatools.verifying.written import foreseen
+
+    return {"golden": foreseen(prepared, golden, checks.golden, _settings(checks))}
+
+
 def _checked(
-    prepared: Prepared, checks: Checks, stage: Callable[[str], Begin], *, quiet: bool
+    prepared: Prepared,
+    checks: Checks,
+    golden: Golden | None,
+    stage: Callable[[str], Begin],
+    *,
+    quiet: bool,
 ) -> Prepared:
     """The same, proving what it was asked to prove."""
-    if not checks.verify and checks.golden is None:
+    if not checks.verify and golden is None:
         return prepared
     from llamatools.readback import verified
 
+    answers = None
+    if golden is not None and checks.golden is not None:
+        from llamatools.cli.forward import runner
+        from llamatools.verifying.written import held_against
+
+        run = runner("verify", _settings(checks), quiet=quiet, begin=stage("verify"))
+        answers = held_against(golden, checks.golden, run)
     return verified(
         prepared,
         jobs=checks.jobs,
         max_memory=checks.max_memory,
         begin=stage("read back"),
-        answers=_answers(prepared, checks, stage("verify"), quiet=quiet),
+        answers=answers,
     )
-
-
-def _answers(prepared: Prepared, checks: Checks, begin: Begin, *, quiet: bool) -> Answers | None:
-    """The output's forward pass against the golden file, which must fit; None without one."""
-    if checks.golden is None:
-        return None
-    from llamatools.cli.forward import runner
-    from llamatools.reference.settings import Settings
-    from llamatools.verifying.written import fitting_golden, held_against
-
-    settings = Settings(device=checks.device, jobs=checks.jobs)
-    golden = fitting_golden(Path(checks.golden), prepared, settings)
-    run = runner("verify", settings, quiet=quiet, begin=begin)
-    return held_against(golden, checks.golden, run)

@@ -143,12 +143,30 @@ def show_plan(report: Report) -> None:
         "dtypes",
         f"{count(len(changes), 'tensor')} cast ({', '.join(kinds)})" if changes else "all kept",
     )
+    _verification(table, report["verification"])
     console.print(table)
     _tokenizer(console, report["tokenizer"])
     _vocabulary(console, report["vocabulary"])
     _merge(console, report["merge"])
     _remarks(console, report)
     console.print("[dim]nothing was written (--dry-run)[/]")
+
+
+def _verification(table: Table, v: Report | None) -> None:
+    """What --verify and --golden would do."""
+    if v is None:
+        return
+    label_row(table, "read back", "every file and tensor")
+    golden = v["golden"]
+    if golden is not None:
+        amount = f"{count(golden['prompts'], 'prompt')}, {count(golden['positions'], 'position')}"
+        label_row(table, "golden", f"{golden['path']}: {amount}")
+        label_row(
+            table,
+            "run",
+            f"{golden['dtype']} on {golden['device']}, {nbytes(golden['memory'])} of memory at "
+            f"most, {nbytes(golden['bytes_read'])} read",
+        )
 
 
 def _vocabulary(console: Console, v: Report | None) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from llamatools.reference.environment import environment
+from llamatools.engine.environment import environment
 
 _Call = Callable[[], Any]
 _SAY = 2.0
@@ -26,17 +27,21 @@ _hushed: list[Any] = []
 def _together(name: str, call: _Call) -> Any:
     """Output files are dealt: `produce` does that with the processes it finds in the context."""
     from llamatools.engine.processes import met
+    from llamatools.errors import LlamatoolsError
 
-    with met() as processes:
+    with ExitStack() as stack:
+        try:
+            processes = stack.enter_context(met())
+        except LlamatoolsError:
+            _unhush()  # there may be no first process to say it
+            raise
         click.get_current_context().obj = processes
         return call()
 
 
 def _itself(name: str, call: _Call) -> Any:
     """Layers are dealt, by the forward pass, and processes say themselves what befalls them."""
-    if _hushed:
-        sys.stdout, sys.stderr = _hushed
-        _hushed.clear()
+    _unhush()
     return call()
 
 
@@ -82,6 +87,12 @@ def hush() -> None:
     if rank and size > 1:
         _hushed[:] = sys.stdout, sys.stderr
         sys.stdout = sys.stderr = Path("/dev/null").open("w")  # noqa: SIM115
+
+
+def _unhush() -> None:
+    if _hushed:
+        sys.stdout, sys.stderr = _hushed
+        _hushed.clear()
 
 
 def linger(code: int) -> None:

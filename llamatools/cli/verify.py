@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from llamatools.verifying.verify import Outcome
 
 _LIMIT = click.FloatRange(0)
+_GATES = (
+    "exact", "fp64", "same", "fp32", "fp32-fp64", "fp32-deep", "cast-fp16", "cast-fp16-deep",
+    "fp16", "fp16-deep", "cast", "cast-deep", "bf16", "bf16-deep", "quantised",
+)  # fmt: skip
 
 
 @click.command(short_help="Is it the model it should be? If not, where and why.")
@@ -41,21 +45,9 @@ _LIMIT = click.FloatRange(0)
 )
 @click.option(
     "--gate",
-    type=click.Choice(
-        [
-            "exact",
-            "fp64",
-            "fp32",
-            "fp32-fp64",
-            "fp32-deep",
-            "fp16",
-            "bf16",
-            "bf16-deep",
-            "cast",
-            "quantised",
-        ]
-    ),
-    help="How far logits may be apart.  [default: by what is compared]",
+    type=click.Choice(_GATES),
+    metavar="GATE",
+    help=f"How far logits may be apart: {', '.join(_GATES)}.  [default: by what is compared]",
 )
 @click.option("--max-rms", type=_LIMIT, metavar="X", help="Limit of rms(diff)/std(logits).")
 @click.option("--max-mean-kl", type=_LIMIT, metavar="X", help="Limit of the mean KL, in nats.")
@@ -80,21 +72,18 @@ def verify(
     pass first goes wrong, at which positions, and what that usually means. Exits 1.
     """
     from llamatools.checkpoint import open_checkpoint
-    from llamatools.errors import UsageError
-    from llamatools.reference.environment import environment
+    from llamatools.engine.environment import environment
+    from llamatools.verifying.outputs import check_targets, reports
 
-    if golden is not None and other is not None:
-        raise UsageError("--golden and --against exclude each other")
-    if golden is None and other is None and options["text"] is None:
-        raise UsageError("nothing to hold the model against: --golden, --against or --text")
-    if options["prompts"] is not None and other is None:
-        raise UsageError("--prompts is for --against; a golden file has its own")
     leads = environment()[0] == 0
-    wanted = [Path(p) for p in (junit, report) if p is not None]
-    from llamatools.verifying.outputs import check_targets, write_reports
-
-    check_targets(wanted, [Path(p) for p in (source, golden, other) if p is not None])
-    with ExitStack() as stack:
+    if not leads:
+        junit = report = None
+    models = [Path(p) for p in (source, other) if p is not None]
+    files = [Path(p) for p in (golden, options["prompts"], options["text"]) if p is not None]
+    outputs = [Path(p) for p in (junit, report) if p is not None]
+    check_targets(outputs, models=models, files=files)
+    with reports(source, junit, report) as write, ExitStack() as stack:
+        _check_words(golden, other, options)
         checkpoint = stack.enter_context(open_checkpoint(source))
         second = stack.enter_context(open_checkpoint(other)) if other is not None else None
         quiet = options["quiet"] or as_json or not leads
@@ -105,7 +94,7 @@ def verify(
         from llamatools.verifying.report import build_report
 
         found = build_report(checkpoint, outcome, golden, other)
-    write_reports(found, junit, report)
+        write(found)
     if as_json:
         print_json(found)
     elif not options["quiet"]:
@@ -113,6 +102,18 @@ def verify(
 
         show_verdict(found)
     return 0 if outcome.holds else 1
+
+
+def _check_words(golden: str | None, other: str | None, options: dict[str, Any]) -> None:
+    """UsageError where options contradict each other, or say nothing."""
+    from llamatools.errors import UsageError
+
+    if golden is not None and other is not None:
+        raise UsageError("--golden and --against exclude each other")
+    if golden is None and other is None and options["text"] is None:
+        raise UsageError("nothing to hold the model against: --golden, --against or --text")
+    if options["prompts"] is not None and other is None:
+        raise UsageError("--prompts is for --against; a golden file has its own")
 
 
 def _run(

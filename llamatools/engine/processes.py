@@ -12,32 +12,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from itertools import count
 from typing import Any
 
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
-
 from llamatools import errors
+from llamatools.engine.meeting import POLL, connected, lost, meet
 from llamatools.errors import IOFailed, LlamatoolsError
 from llamatools.text import safe
 
 _FAILURE = "failure"
 _MAX_PROBLEMS = 1000
 _MAX_PROBLEM = 2000
-_POLL = 0.05
 _BEAT = 1.0
 _SILENCE = 60.0
 """Seconds without a beat after which a process is lost, and the run with it."""
 _GONE = 4.0
 """Seconds without a beat after which one that ends is not waited for."""
-_MEETING = timedelta(minutes=5)
 _QUIET = 10.0
 """Seconds that a process which fails has to stop writing; torchrun kills after 30."""
 _LEAVING = 5.0
-_meetings = count()
-"""A process may meet others several times; each time words are left in another place."""
 
 
 class Processes:
@@ -87,21 +80,21 @@ class Processes:
 
     def put(self, key: str, words: object = None) -> None:
         """Leave words that `take` returns in any other process."""
-        with _connected():
+        with connected():
             self._store.set(key, json.dumps(words))
 
     def take(self, key: str, owner: int) -> Any:
         """What process `owner` puts there, once it has. Raises what made any other fail."""
         pulse = _Pulse(self._store, owner)
         while True:
-            with _connected():
+            with connected():
                 if self._has(key):
                     return json.loads(self._store.get(key))
                 silence = pulse.silence()
             self.check()
             if silence > _SILENCE:
                 raise lost(f"nothing was heard of process {owner} for {_SILENCE:.0f} seconds")
-            time.sleep(_POLL)
+            time.sleep(POLL)
 
     def check(self) -> None:
         """Raise what made another process fail, if one did."""
@@ -138,7 +131,7 @@ class Processes:
                 for key in list(pulses):
                     if self._has(key) or pulses[key].silence() > _GONE:
                         del pulses[key]
-                time.sleep(_POLL)
+                time.sleep(POLL)
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -193,34 +186,16 @@ def _alive(rank: int) -> str:
     return f"alive {rank}"
 
 
-def lost(error: object) -> IOFailed:
-    first = str(error).strip().splitlines()[:1] or [type(error).__name__]
-    return IOFailed(
-        f"the processes of this run lost each other: {safe(first[0], _MAX_PROBLEM)}",
-        hint="what the other processes printed tells more",
-    )
-
-
-@contextmanager
-def _connected() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ValueError) as e:  # torch's, for all that befalls a connection
-        raise lost(e) from e
-
-
-def meet(limit: timedelta = _MEETING) -> tuple[int, int, Any]:
-    """(rank, number of processes, store), once all are there. RuntimeError, ValueError."""
-    store, rank, size = next(rendezvous("env://", timeout=limit))
-    store.set_timeout(limit)
-    return rank, size, PrefixStore(f"llamatools {next(_meetings)}", store)
-
-
 @contextmanager
 def met() -> Iterator[Processes]:
     """All processes of the run, while this lasts. What makes one fail makes all fail."""
-    with _connected():
-        processes = Processes(*meet())
+    with bound(Processes(*meet())) as processes:
+        yield processes
+
+
+@contextmanager
+def bound(processes: Processes) -> Iterator[Processes]:
+    """The same for processes that have met."""
     failed = True
     with processes.beating():
         try:

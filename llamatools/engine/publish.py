@@ -7,8 +7,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llamatools.containers import links
@@ -26,14 +26,68 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def check_paths(source: Path, out: Path, *, force: bool) -> None:
     """Refuse an output that is taken, or that lies in, around or on the input."""
     src, dst = source.resolve(), out.resolve()
-    home = src if src.is_dir() else src.parent
-    homes = (home, *links.blobs(home))  # the hub's cache keeps the files themselves elsewhere
-    if any(dst == h or h in dst.parents or dst in (*h.parents, src) for h in homes):
+    if any(dst == h or h in dst.parents or dst in (*h.parents, src) for h in _homes(src)):
         raise UsageError(
             f"the output {safe(out)} is the input, or lies inside or around it",
             hint="choose an output folder beside the input",
         )
     check_output(out, force=force)
+
+
+def _homes(source: Path) -> tuple[Path, ...]:
+    """The folders that a checkpoint is read from; `source` is resolved."""
+    home = source.parent if source.is_file() else source
+    return home, *links.blobs(home)  # the hub's cache keeps the files themselves elsewhere
+
+
+def check_apart(
+    outputs: Sequence[Path], *, models: Iterable[Path] = (), files: Iterable[Path] = ()
+) -> None:
+    """Refuse outputs of one file each that would cost an input, or each other.
+
+    None may lie where a checkpoint of `models` is read from, or be one of the other `files` that
+    are read, by whatever name: through links, as a hard link, in another spelling.
+    """
+    homes = [h for m in models for h in _homes(Path(os.path.realpath(m)))]
+    read = _identities([*files, *(f for h in homes for f in _entries(h))])
+    folders = _identities(homes)
+    problems, names = [], []
+    for out in outputs:
+        names.append(_identities([out]))
+        if names[-1] & read:
+            problems.append(f"the output {safe(out)} is an input")
+        elif _identities([out, *Path(os.path.realpath(out)).parents]) & folders:
+            problems.append(f"the output {safe(out)} lies in a folder that a model is read from")
+        elif any(names[-1] & other for other in names[:-1]):
+            problems.append(f"the output {safe(out)} is another output, too")
+    if problems:
+        raise UsageError(problems, hint="write it elsewhere")
+
+
+def check_kept(out: Path, files: Iterable[Path]) -> None:
+    """Refuse an output folder that holds, as it is now, one of the other `files` that are read."""
+    place = _identities([out])
+    lost = [f for f in files if place & _identities([f, *Path(os.path.realpath(f)).parents])]
+    if lost:
+        raise UsageError([f"{safe(f)} lies in the output, which is replaced" for f in lost])
+
+
+def _identities(paths: Iterable[Path]) -> set[object]:
+    """Of each, where it lies and, if it is there, what it is: equal for all names of a file."""
+    out: set[object] = set()
+    for path in paths:
+        out.add(os.path.realpath(path))
+        with suppress(OSError):
+            info = path.stat()
+            out.add((info.st_dev, info.st_ino))
+    return out
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # none, or none that can be read: who opens it says so
+        return []
 
 
 def check_output(out: Path, *, force: bool) -> None:
@@ -44,8 +98,10 @@ def check_output(out: Path, *, force: bool) -> None:
 
 
 def check_file(out: Path, *, force: bool) -> None:
-    """The same for an output that is one file."""
+    """The same for an output that is one file, and may be written after hours."""
     _check_place(out, force=force)
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise IOFailed(f"{safe(out.parent)}: nothing can be written there")
     if os.path.lexists(out) and (out.is_symlink() or not out.is_file()):
         raise OutputExists(f"{safe(out)} is not a plain file, and is not replaced")
 
@@ -123,9 +179,13 @@ def publish(folder: Path, out: Path, *, force: bool) -> None:
     _sync_folder(target.parent)
 
 
-def publish_file(file: Path, out: Path, *, force: bool = False) -> None:
-    """Give a finished file in a staging folder its name; by force, in place of a plain file."""
-    commit()
+def publish_file(file: Path, out: Path, *, force: bool = False, stands: bool = True) -> None:
+    """Give a finished file in a staging folder its name; by force, in place of a plain file.
+
+    Where it does not stand, because another will take its place, the run may still be stopped.
+    """
+    if stands:
+        commit()
     target = _resolved(out)
     if force:
         _replace(file, target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 from llamatools._version import __version__
@@ -33,6 +33,16 @@ def own_versions() -> dict[str, str]:
     return {OWN: __version__, **{name: version(name) for name in ("torch", "numpy")}}
 
 
+def kernels(ran: Report) -> dict[str, str]:
+    """What decides the bits of a forward pass beside the model; empty where `ran` does not tell."""
+    settings = ran.get("environment")
+    if not isinstance(settings, Mapping):
+        return {}
+    found = {name: settings.get(name) for name in ("torch", "kernels")}
+    found["device"] = ran.get("device")
+    return {} if None in found.values() else {name: str(v) for name, v in found.items()}
+
+
 def record(
     checkpoint: Checkpoint, prompts: Prompts, run: Run, *, fingerprint: str | None = None
 ) -> tuple[Golden, Report]:
@@ -44,7 +54,7 @@ def record(
         dim=recorder.dim,
         dtype=recorder.dtype,
         source=source_of(checkpoint, fingerprint),
-        generator=Generator(OWN, own_versions()),
+        generator=Generator(OWN, own_versions() | kernels(ran)),
         noise=None,
         points=recorder.points,
         prompts=recorder.finish(),

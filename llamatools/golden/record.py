@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llamatools.errors import BadInput
 from llamatools.golden.digests import digest, stack, target_logprobs
@@ -42,7 +43,7 @@ class Recorder:
         self._hidden: list[list[tuple[Floats, Floats]]] = [[] for _ in prompts]
         self._digests: list[list[Digest]] = [[] for _ in prompts]
         self._targets: list[list[Floats]] = [[] for _ in prompts]
-        self._full: list[list[Floats]] = [[] for _ in prompts]
+        self._full: list[list[NDArray[np.floating]]] = [[] for _ in prompts]
         self.dim: int | None = None
         self.vocab_size = 0
         self.dtype = ""
@@ -71,10 +72,12 @@ class Recorder:
             following = tokens[part.start + 1 : part.stop + 1]
             self._digests[prompt].append(found)
             self._targets[prompt].append(target_logprobs(values, found.lse, following))
+            # Copies: a view would keep all logits of the batch, or be the run's own memory.
+            kept = np.float64 if self.dtype == "float64" else np.float32
             if self._all_full or self.vocab_size <= SMALL_VOCABULARY:
-                self._full[prompt].append(values)
+                self._full[prompt].append(values.astype(kept))
             elif part.stop == len(tokens):
-                self._full[prompt].append(values[-1:])
+                self._full[prompt].append(values[-1:].astype(kept))
 
     def _check(self, prompt: int, point: str, values: Floats) -> None:
         """NaN is no reference for anything."""

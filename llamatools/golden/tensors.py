@@ -26,6 +26,7 @@ _RATIO = 20
 _SMALL = 64 << 20
 _MAX_MEMBERS = 100_000
 _MAX_HEADER = 10_000
+_NPZ_FLOATS = ("float64", "float32", "float16")
 
 
 class Array(Protocol):
@@ -107,9 +108,10 @@ class _InNpz:
 
     @property
     def kind(self) -> str:
-        return {"f": "float", "i": "integer", "u": "integer"}.get(
-            self._header[2].kind, str(self._header[2])
-        )
+        name = self.dtype
+        if self._header[2].kind != "f":
+            return "integer"
+        return "float" if name in _NPZ_FLOATS else name  # longdouble differs between machines
 
     @property
     def dtype(self) -> str:

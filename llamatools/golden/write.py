@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,10 @@ from numpy.typing import NDArray
 
 from llamatools.containers.safetensors_write import safetensors_layout
 from llamatools.dtypes import BY_NAME
-from llamatools.engine.publish import publish_file, staging
+from llamatools.engine.publish import check_apart, check_file, publish_file, staging
 from llamatools.engine.sink import io_failed
-from llamatools.errors import OutputExists, UsageError
 from llamatools.golden.document import to_json
 from llamatools.golden.model import Golden, GoldenPrompt
-from llamatools.text import safe
 
 Array = NDArray[np.generic]
 METADATA_KEY = "golden"
@@ -86,13 +85,10 @@ def _arrays(p: GoldenPrompt, wide: np.dtype[np.floating]) -> dict[str, Array]:
     return out
 
 
-def check_target(out: Path, *, force: bool) -> None:
-    """Refuse, before a long run, an output that is taken or has no place to be."""
-    if not out.name or not out.parent.resolve().is_dir():
-        raise UsageError(f"{safe(out)}: no such folder to put the golden file in")
-    if not os.path.lexists(out):
-        return
-    if not force:
-        raise OutputExists(f"{safe(out)} exists already", hint="choose another name, or --force")
-    if out.is_symlink() or not out.is_file():
-        raise OutputExists(f"{safe(out)} is not a file, and is not replaced")
+def check_target(
+    out: Path, *, force: bool, models: Iterable[Path] = (), files: Iterable[Path] = ()
+) -> None:
+    """Refuse, before a long run, an output that would cost an input (`engine.publish.check_apart`),
+    is taken or has no place to be."""
+    check_apart([out], models=models, files=files)
+    check_file(out, force=force)

@@ -34,12 +34,19 @@ def read_config(data: Mapping[str, object]) -> Claims:
     n_layers = f.count("num_hidden_layers")
     n_heads = f.count("num_attention_heads")
     f.require(hidden_size=dim, num_hidden_layers=n_layers, num_attention_heads=n_heads)
-    theta = _same(f, "rope_theta", f.number("rope_theta"), rope.number("rope_theta"))
+    scaled = f.mapping("rope_scaling")
+    old = Fields(scaled or {}, f"{NAME}: rope_scaling")
+    theta = _same(
+        f,
+        "rope_theta",
+        _same(f, "rope_theta", f.number("rope_theta"), old.number("rope_theta"), "rope_scaling"),
+        rope.number("rope_theta"),
+    )
     eps = f.number("rms_norm_eps")
     scaling = _same(
         f,
         "rope_scaling",
-        _read_scaling(f.mapping("rope_scaling"), "rope_scaling", f.problems),
+        _read_scaling(scaled, "rope_scaling", f.problems),
         _read_scaling(f.mapping("rope_parameters"), "rope_parameters", f.problems),
     )
     activation = f.text("hidden_act")
@@ -50,7 +57,7 @@ def read_config(data: Mapping[str, object]) -> Claims:
             f.problems.append(
                 f"{NAME}: partial_rotary_factor {partial}: a Llama rotates whole heads"
             )
-    f.problems += rope.problems
+    f.problems += [*rope.problems, *old.problems]
     claims = {
         "n_kv_heads": f.count("num_key_value_heads"),
         "head_dim": f.count("head_dim"),
@@ -87,15 +94,15 @@ def read_config(data: Mapping[str, object]) -> Claims:
 T = TypeVar("T")
 
 
-def _same(f: Fields, key: str, four: T | None, five: T | None) -> T | None:
-    """One of two spellings of a setting: `key` for transformers 4, rope_parameters for 5.
+def _same(
+    f: Fields, key: str, four: T | None, five: T | None, where: str = "rope_parameters"
+) -> T | None:
+    """One of two spellings of a setting: `key` for transformers 4, inside `where` for 5.
 
     Each version would believe its own, so that there is no right reading where they differ.
     """
     if four is not None and five is not None and four != five:
-        f.problems.append(
-            f"{NAME}: {key} is {four} for transformers 4, and {five} in rope_parameters"
-        )
+        f.problems.append(f"{NAME}: {key} is {four} for transformers 4, and {five} in {where}")
     return five if four is None else four
 
 
@@ -192,6 +199,9 @@ def update_config(data: Mapping[str, object], spec: ModelSpec, dtype: DType) -> 
         rope = dict(data["rope_parameters"] or {})  # type: ignore[call-overload]
         out["rope_theta"] = rope.pop("rope_theta", spec.rope_theta)
         out.setdefault("rope_scaling", rope if spec.rope_scaling else None)
+    scaled = data.get("rope_scaling")
+    if isinstance(scaled, Mapping) and "rope_theta" in scaled:
+        out.setdefault("rope_theta", spec.rope_theta)  # 4.x does not look for it in there
     return out
 
 

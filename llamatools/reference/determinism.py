@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils.deterministic
+from blake3 import blake3
 
 from llamatools.reference.settings import processors
 
@@ -74,6 +76,20 @@ def _workspace(afterwards: Callable[..., Any]) -> str:
         os.environ[_WORKSPACE] = ":4096:8"
         afterwards(os.environ.pop, _WORKSPACE, None)
     return os.environ[_WORKSPACE]
+
+
+_ROWS, _COLUMNS, _DEEP = 16, 64, 4096
+
+
+def kernels(device: torch.device, dtype: torch.dtype) -> str:
+    """A digest of products and a softmax, of which another order of sums makes other bits."""
+    i = np.arange((_ROWS + _COLUMNS) * _DEEP)
+    # Few bits at very different powers of two: exact in every type, unlike their sums.
+    values = np.ldexp((i * 40503 % 65537 % 255 - 127).astype(np.float32), -(i % 13))
+    drawn = torch.from_numpy(values).to(device, dtype).view(-1, _DEEP)
+    product = torch.nn.functional.linear(drawn[:_ROWS], drawn[_ROWS:]).float()  # (_ROWS, _COLUMNS)
+    found = torch.cat([product, torch.softmax(product / product.std(), -1)])
+    return blake3(found.cpu().numpy().tobytes()).hexdigest(length=8)
 
 
 def device_name(device: torch.device) -> str:

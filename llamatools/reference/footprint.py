@@ -17,6 +17,7 @@ from llamatools.reference import units
 from llamatools.reference.forward import tile_rows
 from llamatools.reference.observe import Prompt
 from llamatools.reference.packing import head_passes, together
+from llamatools.reference.reading import beside
 from llamatools.reference.settings import Settings, at_least_fp32
 from llamatools.reference.units import Unit
 from llamatools.reference.weights import largest_converted
@@ -115,6 +116,18 @@ def _logits(
     rows = max(sum(len(r.rows) for r in run) for run in passes)
     highest = max(len(r.rows) for run in passes for r in run)
     return size * (rows * spec.vocab_size + highest * first.pieces[0].shape[0])
+
+
+def bytes_read(
+    source: Checkpoint, prompts: Sequence[Prompt], settings: Settings, device: torch.device
+) -> int:
+    """Of weights, by one process that computes everything, once."""
+    spec = source.spec
+    row_bytes = spec.vocab_size * settings.torch_dtype.itemsize
+    passes = len(head_passes(prompts, row_bytes, on_cpu=device.type == "cpu"))
+    layers = sum(units.layer(source, i).nbytes for i in range(spec.n_layers))
+    head = sum(u.nbytes for u in units.head_units(source))
+    return layers + (1 if settings.resident else passes) * head + beside(source, prompts)
 
 
 def check_footprint(found: Footprint, settings: Settings, device: torch.device) -> None:

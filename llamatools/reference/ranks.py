@@ -18,8 +18,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from llamatools.engine.processes import Processes, lost, meet
-from llamatools.reference.environment import environment
+from llamatools.engine.environment import environment
+from llamatools.engine.meeting import connected, lost, meet
+from llamatools.engine.processes import Processes
 
 
 class Ranks(Processes):
@@ -68,10 +69,8 @@ def gathered(device: torch.device, timeout: int) -> Iterator[Ranks]:
     if environment()[2] == 1:
         yield Ranks()
         return
-    try:
+    with connected():
         ranks = _meet(device, timedelta(seconds=timeout))
-    except (RuntimeError, ValueError) as e:
-        raise lost(e) from e
     try:
         yield ranks
     except Exception as e:
@@ -85,7 +84,7 @@ def gathered(device: torch.device, timeout: int) -> Iterator[Ranks]:
 def _meet(device: torch.device, limit: timedelta) -> Ranks:
     if sys.platform == "linux" and os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all on one machine
-    rank, size, store = meet(limit)
+    rank, size, store = meet()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     return Ranks(rank, size, store)

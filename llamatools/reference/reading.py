@@ -11,6 +11,7 @@ from types import TracebackType
 
 import numpy as np
 
+from llamatools.canonical import EMBEDDING
 from llamatools.checkpoint import Checkpoint
 from llamatools.engine.checksums import CheckedContext, RecordChecks
 from llamatools.engine.execute import Progress, resources
@@ -18,10 +19,11 @@ from llamatools.engine.threads import one_thread_each
 from llamatools.engine.turnstile import Stopped
 from llamatools.expr.bits import Bits, bits_dtype
 from llamatools.expr.context import Once
-from llamatools.expr.nodes import Expr
+from llamatools.expr.nodes import Expr, bare
 from llamatools.plan.build import plan_fingerprint
 from llamatools.plan.plan import Step
-from llamatools.reference.units import Piece, Unit
+from llamatools.reference.observe import Prompt
+from llamatools.reference.units import FINAL_NORM, Piece, Unit
 
 
 class Reader:
@@ -134,3 +136,14 @@ def _blocks(value: Expr, indices: Sequence[int]) -> list[range]:
 def bytes_of_rows(value: Expr, indices: Sequence[int]) -> int:
     """What `Reader.rows` reads."""
     return sum(len(rows) for rows in _blocks(value, indices)) * value.row_bytes
+
+
+def tokens_of(prompts: Sequence[Prompt]) -> list[int]:
+    """Rows of the embedding that prompts need."""
+    return sorted({t for p in prompts for t in p.tokens})
+
+
+def beside(source: Checkpoint, prompts: Sequence[Prompt]) -> int:
+    """Bytes that are read beside layers and head."""
+    embedding, norm = (bare(source.values[n]) for n in (EMBEDDING, FINAL_NORM))
+    return bytes_of_rows(embedding, tokens_of(prompts)) + norm.nbytes

@@ -20,9 +20,9 @@ import torch
 
 from llamatools.checkpoint import Checkpoint
 from llamatools.conversion import Begin
+from llamatools.engine.environment import environment
 from llamatools.errors import IOFailed
-from llamatools.reference.determinism import deterministic, device_name
-from llamatools.reference.environment import environment
+from llamatools.reference.determinism import deterministic, device_name, kernels
 from llamatools.reference.footprint import Footprint, check_footprint, footprint
 from llamatools.reference.observe import Observer, Prompt
 from llamatools.reference.packing import check_prompts
@@ -92,6 +92,7 @@ class Runner:
             if device.type == "cuda":
                 stack.enter_context(torch.cuda.device(device))
             self._environment = stack.enter_context(deterministic(device, settings.threads))
+            self._environment["kernels"] = kernels(device, settings.torch_dtype)
             self._ranks: Ranks = stack.enter_context(gathered(device, settings.timeout))
             self._reader = stack.enter_context(Reader(self._source, settings.jobs))
             self._loader = Loader(self._reader, device, resident=settings.resident)

@@ -18,7 +18,7 @@ from llamatools.reference.forward import HALVES, Half, Prompts, Weights, rms_nor
 from llamatools.reference.observe import Observer, Point, Prompt
 from llamatools.reference.packing import Rows, head_passes, together
 from llamatools.reference.ranks import Ranks
-from llamatools.reference.reading import Reader, bytes_of_rows
+from llamatools.reference.reading import Reader, beside, tokens_of
 from llamatools.reference.rope import rope
 from llamatools.reference.settings import Settings
 from llamatools.reference.streaming import Loader
@@ -45,7 +45,7 @@ class Stages:
         self._together = together(prompts)
         self._ropes = [rope(self._spec, p.positions, self._dtype, device) for p in prompts]
         self._convert = Conversion(self._dtype, device)
-        self._ids = sorted({t for p in prompts for t in p.tokens})
+        self._ids = tokens_of(prompts)
         self._xs: Prompts = []
 
     def run(self, ranks: Ranks, reader: Reader, loader: Loader, begin: Begin) -> None:
@@ -60,7 +60,7 @@ class Stages:
         )
         again = 0 if self._resident else len(passes) - 1
         total = loader.to_read(list(layers.values())) + (1 + again) * loader.to_read(head)
-        reader.begin(begin(total + (self._beside() if ranks.leads else 0)))
+        reader.begin(begin(total + (beside(self._source, self._prompts) if ranks.leads else 0)))
         self._xs = self._embedded(reader) if ranks.leads else self._empty()
         self._layers(layers, ranks, loader)
         ranks.part()
@@ -68,11 +68,6 @@ class Stages:
             self._norm(reader)
             for rows in passes:
                 self._head(rows, head, loader)
-
-    def _beside(self) -> int:
-        """Bytes that are read beside layers and head."""
-        embedding, norm = (bare(self._source.values[n]) for n in (EMBEDDING, units.FINAL_NORM))
-        return bytes_of_rows(embedding, self._ids) + norm.nbytes
 
     def _empty(self) -> Prompts:
         """Room for states that another process sends."""

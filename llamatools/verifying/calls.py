@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llamatools.checkpoint import Checkpoint, open_checkpoint
 from llamatools.conversion import Begin
+from llamatools.engine.environment import check_alone
 from llamatools.fingerprints import fingerprint
 from llamatools.golden.create import Report, Run, record
 from llamatools.golden.model import Golden
@@ -28,6 +29,7 @@ def forward(
     def run(checkpoint: Checkpoint, prompts: Sequence[Prompt], observer: Observer) -> Report:
         from llamatools.reference.run import run  # torch
 
+        check_alone("a verification")
         return run(checkpoint, prompts, observer, settings, begin).to_json()
 
     return run
@@ -65,7 +67,8 @@ def create_golden(
     if not isinstance(source, Checkpoint):
         with open_checkpoint(source) as opened:
             return create_golden(opened, out, prompts=prompts, settings=settings, force=force)
-    check_target(Path(out), force=force)
+    files = [Path(prompts)] if prompts is not None else []
+    check_target(Path(out), force=force, models=[source.path], files=files)
     asked = default_prompts(source) if prompts is None else read_prompts(Path(prompts), source)
     digest = fingerprint(source).digest
     golden, _ = record(source, asked, forward(settings), fingerprint=digest)

@@ -1,69 +1,22 @@
-"""A verification as one page of HTML: nothing is loaded from anywhere, nothing runs.
-
-Light or dark as the reader's system is, readable on a telephone. Every string that comes from a
-file is made harmless and escaped.
-"""
+"""A verification as one page of HTML (see page.py): what was found, and how it was run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from math import inf
 from typing import Any
 
 from llamatools.text import safe
 from llamatools.verifying.charts import Dot, Line, by_point, by_position
+from llamatools.verifying.page import page, pairs, text
 
 Report = dict[str, Any]
-_LIMIT = 2000
 _MOST_DOTS = 256
 
-_STYLE = """
-:root { color-scheme: light dark; --page: #fcfcfb; --ink: #1a1a19; --soft: #5f5e5a;
-  --rule: #e4e2dc; --card: #ffffff; --series: #2a6fb8; --faint: #b8cde4; --good: #17714a;
-  --bad: #b3261e; --limit: #8a6100; }
-@media (prefers-color-scheme: dark) { :root { --page: #161615; --ink: #f0efec; --soft: #a9a79f;
-  --rule: #34332f; --card: #1e1e1c; --series: #6fa8e6; --faint: #34506e; --good: #5cc795;
-  --bad: #ff8a80; --limit: #e0b354; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 24px 16px 48px; max-width: 944px; background: var(--page);
-  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 22px; line-height: 1.25; margin: 0 0 4px; }
-h2 { font-size: 16px; margin: 32px 0 8px; }
-p { margin: 4px 0; }
-.soft, dt, th, figcaption { color: var(--soft); }
-.verdict { display: inline-block; margin: 12px 0; padding: 4px 12px; border-radius: 6px;
-  border: 1px solid currentColor; font-weight: 600; }
-.good { color: var(--good); } .fails { color: var(--bad); }
-dl { display: grid; grid-template-columns: minmax(84px, auto) 1fr; gap: 2px 16px; margin: 8px 0; }
-dd { margin: 0; }
-.card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
-  padding: 12px 16px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { text-align: right; padding: 4px 0 4px 16px; border-bottom: 1px solid var(--rule);
-  font-weight: 400; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-figure { margin: 8px 0; }
-svg { display: block; max-width: 100%; height: auto; }
-svg text { font: 12px system-ui, sans-serif; fill: var(--soft); }
-svg .power { font-size: 9px; } svg .strong { fill: var(--bad); font-weight: 600; }
-svg .grid { stroke: var(--rule); } svg line.limit { stroke: var(--limit); stroke-dasharray: 5 4; }
-svg text.limit { fill: var(--limit); }
-svg .series, svg .faint { fill: none; stroke: var(--series); stroke-width: 2; }
-svg .faint { stroke: var(--faint); stroke-width: 1.5; }
-svg .dot { fill: var(--series); } svg .bad { fill: var(--bad); }
-.narrow { display: none; }
-@media (max-width: 700px) { .wide { display: none; } .narrow { display: block; }
-  th, td { padding-left: 10px; } }
-pre { overflow-x: auto; font-size: 12px; margin: 0; }
-summary { cursor: pointer; color: var(--soft); }
-@media print { .card { break-inside: avoid; } }
-"""
 
-
-def html(report: Report) -> bytes:
+def render(report: Report) -> bytes:
     """The page, in UTF-8."""
     word = "holds" if report["holds"] else "does not hold"
     sections = (
@@ -75,26 +28,21 @@ def html(report: Report) -> bytes:
         _remarks(report),
         _environment(report),
     )
-    title = _text(f"{report['model']['title']}: {word}")
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"{''.join(sections)}</body>\n</html>\n"
+    return page(f"{report['model']['title']}: {word}", sections)
+
+
+def unjudged(source: str, problems: Sequence[str], hint: str | None) -> bytes:
+    """The page of a run that came to no verdict, and why."""
+    why = "".join(f"<p>{text(p)}</p>" for p in problems)
+    more = f'<p class="soft">{text(f"hint: {hint}")}</p>' if hint else ""
+    head = (
+        f'<header><h1>{text(source)}</h1>\n<p class="soft">llamatools verify</p>\n'
+        '<p class="verdict unjudged">could not be judged</p></header>\n'
     )
-    return page.encode()
-
-
-def _text(value: object) -> str:
-    return escape(safe(value, _LIMIT))
-
-
-def _pairs(items: Iterable[tuple[str, object]]) -> str:
-    rows = (f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in items if v not in (None, ""))
-    return f"<dl>{''.join(rows)}</dl>\n"
+    return page(
+        f"{source}: could not be judged",
+        (head, f'<section><div class="card">{why}{more}</div></section>\n'),
+    )
 
 
 def _number(value: float | None) -> str:
@@ -141,18 +89,18 @@ def _head(report: Report) -> str:
     if other is not None:
         items.append(("the other's", _number(other["perplexity"])))
     return (
-        f'<header><h1>{_text(model["title"])}</h1>\n<p class="soft">llamatools verify</p>\n'
-        f'<p class="verdict {style}">{word}</p>\n{_pairs(items)}</header>\n'
+        f'<header><h1>{text(model["title"])}</h1>\n<p class="soft">llamatools verify</p>\n'
+        f'<p class="verdict {style}">{word}</p>\n{pairs(items)}</header>\n'
     )
 
 
 def _checks(report: Report) -> str:
     if not report["checks"]:
-        problems = "".join(f'<p class="fails">{_text(p)}</p>' for p in report["problems"])
+        problems = "".join(f'<p class="fails">{text(p)}</p>' for p in report["problems"])
         return f"<section>{problems}</section>\n"
     overall = report["overall"]
     rows = [
-        [_text(c["name"]), _number(c["found"]), f"{c['limit']:g}", _verdict(c["holds"])]
+        [text(c["name"]), _number(c["found"]), f"{c['limit']:g}", _verdict(c["holds"])]
         for c in report["checks"]
         if c["limit"] is not None
     ]
@@ -162,12 +110,13 @@ def _checks(report: Report) -> str:
         if c["limit"] is None
     ]
     rows += [[name, _number(overall[key]), "", ""] for name, key in _SHOWN]
+    rows.append(["top-1 agrees", f"{overall['top1']:.1%}", "", ""])
     beside = report["problems"][sum(not c["holds"] for c in report["checks"]) :]
-    more = "".join(f'<p class="fails">{_text(p)}</p>' for p in beside)
+    more = "".join(f'<p class="fails">{text(p)}</p>' for p in beside)
     return f"<section><h2>Checks</h2>\n{_table(('', 'found', 'limit', ''), rows)}{more}</section>\n"
 
 
-_SHOWN = (("max KL", "max_kl"), ("cosine", "cosine"), ("top-1 agrees", "top1"))
+_SHOWN = (("max KL", "max_kl"), ("cosine", "cosine"))
 
 
 def _fault(report: Report) -> str:
@@ -175,13 +124,13 @@ def _fault(report: Report) -> str:
     if fault is None:
         return ""
     after = f", right until {fault['after']}" if fault["after"] else ""
-    causes = "".join(f"<li>{_text(c['text'])}</li>" for c in fault["causes"])
+    causes = "".join(f"<li>{text(c['text'])}</li>" for c in fault["causes"])
     usually = f"<p>What that usually means:</p><ul>{causes}</ul>" if causes else ""
     return (
         '<section><h2>Where it goes wrong</h2>\n<div class="card">'
-        f'<p><strong class="fails">{_text(fault["point"])}</strong>{_text(after)}; '
+        f'<p><strong class="fails">{text(fault["point"])}</strong>{text(after)}; '
         f"error {_number(fault['error'])}</p>"
-        f"<p>At {_text(fault['positions'])}.</p>{usually}</div></section>\n"
+        f"<p>At {text(fault['positions'])}.</p>{usually}</div></section>\n"
     )
 
 
@@ -230,7 +179,7 @@ def _prompts(report: Report) -> str:
         return ""
     rows = [
         [
-            f"{i}. {_text(p['name'])}",
+            f"{i}. {text(p['name'])}",
             f"{p['positions']:,}",
             _number(p["rms"]),
             _number(p["mean_kl"]),
@@ -246,7 +195,7 @@ def _remarks(report: Report) -> str:
     items = [*(f"differs: {d}" for d in report["differences"]), *report["notes"]]
     if not items:
         return ""
-    lines = "".join(f"<li>{_text(i)}</li>" for i in items)
+    lines = "".join(f"<li>{text(i)}</li>" for i in items)
     return f"<section><h2>Remarks</h2>\n<ul>{lines}</ul></section>\n"
 
 
@@ -264,6 +213,6 @@ def _environment(report: Report) -> str:
     ]
     raw = escape(json.dumps(e["runs"], indent=1))
     return (
-        f"<section><h2>Environment</h2>\n{_pairs(items)}"
+        f"<section><h2>Environment</h2>\n{pairs(items)}"
         f"<details><summary>All settings of the run</summary><pre>{raw}</pre></details></section>\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -11,7 +12,7 @@ _SUITE = "llamatools verify"
 _LIMIT = 2000
 
 
-def junit(report: dict[str, Any]) -> bytes:
+def render(report: dict[str, Any]) -> bytes:
     """The XML of a report."""
     model = safe(report["model"]["path"], _LIMIT)
     checks = report["checks"]
@@ -22,19 +23,37 @@ def junit(report: dict[str, Any]) -> bytes:
     if not cases:
         cases.append(("fingerprint" if report["identical"] else "run", None))
     failures = [message for _, message in cases if message is not None]
-    suite = ET.Element(
-        "testsuite",
-        name=_SUITE,
-        tests=str(len(cases)),
-        failures=str(len(failures)),
-        errors="0",
-        skipped="0",
-    )
+    suite = _suite(len(cases), failures=len(failures))
     for name, message in cases:
         case = ET.SubElement(suite, "testcase", classname=model, name=safe(name, _LIMIT))
         if message is not None:
             failure = ET.SubElement(case, "failure", message=safe(message, _LIMIT))
             failure.text = safe(_where(report), _LIMIT)
+    return _document(suite)
+
+
+def unjudged(source: str, problems: Sequence[str], hint: str | None) -> bytes:
+    """The XML of a run that came to no verdict: one test, which is in error."""
+    suite = _suite(1, errors=1)
+    case = ET.SubElement(suite, "testcase", classname=safe(source, _LIMIT), name="run")
+    error = ET.SubElement(case, "error", message=safe(problems[0], _LIMIT))
+    more = [*problems, *([f"hint: {hint}"] if hint else [])]
+    error.text = "\n".join(safe(line, _LIMIT) for line in more)
+    return _document(suite)
+
+
+def _suite(tests: int, failures: int = 0, errors: int = 0) -> ET.Element:
+    return ET.Element(
+        "testsuite",
+        name=_SUITE,
+        tests=str(tests),
+        failures=str(failures),
+        errors=str(errors),
+        skipped="0",
+    )
+
+
+def _document(suite: ET.Element) -> bytes:
     root = ET.Element("testsuites", name=_SUITE)
     root.append(suite)
     ET.indent(root)

@@ -47,6 +47,7 @@ def build_report(
         "prompts": [] if verdict is None else _prompts(outcome.compared, verdict),
         "points": [] if outcome.compared is None else _points(outcome.compared),
         "fault": _fault(verdict),
+        "tensors": None if outcome.tensors is None else list(outcome.tensors),
         "differences": list(outcome.differences),
         "perplexity": asdict(outcome.perplexity) if outcome.perplexity else None,
         "perplexity_of_other": (

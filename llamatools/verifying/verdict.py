@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from llamatools.checkpoint import Checkpoint
 from llamatools.errors import UsageError
+from llamatools.golden.create import Report, kernels
 from llamatools.golden.model import Golden
 from llamatools.text import safe
 from llamatools.verifying.causes import Cause, causes, config_differences
@@ -53,12 +54,20 @@ class Verdict:
 
 
 def judge(
-    checkpoint: Checkpoint, golden: Golden, compared: Compared, dtype: str, wishes: Wishes
+    checkpoint: Checkpoint,
+    golden: Golden,
+    compared: Compared,
+    dtype: str,
+    wishes: Wishes,
+    ran: Report,
 ) -> Verdict:
-    """`dtype`: of the run, as torch names it."""
+    """`dtype`: of the run, as torch names it; `ran`: what it told of itself."""
     if wishes.gate is None:
-        n_layers = checkpoint.spec.n_layers
-        gate = choose_gate(golden, dtype, checkpoint.dtype.name, n_layers, wishes.rounded)
+        n_layers, now = checkpoint.spec.n_layers, kernels(ran)
+        made_by = golden.generator
+        same = made_by.own and bool(now) and now.items() <= made_by.versions.items()
+        weights = checkpoint.dtype.name
+        gate = choose_gate(golden, dtype, weights, n_layers, wishes.rounded, same_kernels=same)
     else:
         gate = GATES[wishes.gate]
     gate = override(gate, wishes.limits)

@@ -13,8 +13,10 @@ from llamatools.golden.prompts import Prompts, find_words
 from llamatools.reference.observe import Observer, Prompt
 from llamatools.verifying.causes import config_differences
 from llamatools.verifying.compare import Compared, Comparer
+from llamatools.verifying.gates import excused, remarks
 from llamatools.verifying.perplexity import Perplexity, Scorer, Several, Text
 from llamatools.verifying.totals import spread, total
+from llamatools.verifying.unseen import differing, told, unseen_differences, unseen_rows, used
 from llamatools.verifying.verdict import Verdict, Wishes, incomparable, judge
 
 
@@ -29,6 +31,8 @@ class Outcome:
     perplexity_of_other: Perplexity | None = None
     identical: bool = False
     """The other model has the same fingerprint and settings: there was nothing to run."""
+    tensors: tuple[str, ...] | None = None
+    """Those whose digests differ from the other model's; None where digests were not compared."""
     differences: tuple[str, ...] = ()
     """Settings that differ from the golden's model."""
     problems: tuple[str, ...] = ()
@@ -48,6 +52,38 @@ def verify(
     """Run a checkpoint on a golden's prompts, a text, or both."""
     if golden is None:
         return _measured(checkpoint, text, run, wishes)
+    outcome = _compared(checkpoint, golden, text, run, wishes)
+    if not outcome.runs:
+        return outcome
+    problems = list(outcome.problems)
+    if wishes.gate == "exact":
+        # Last, since the other processes of a run wait for whatever comes before it.
+        problems += _other_fingerprint(checkpoint, golden)
+    notes = [
+        *([_OWN] if golden.generator.own else ()),
+        *_tokenizer(checkpoint, golden.source.tokenizer, "golden"),
+        *outcome.notes,
+        *used(unseen_rows(checkpoint, (p.prompt for p in golden.prompts))),
+        *golden.notes,
+    ]
+    return replace(outcome, problems=tuple(problems), notes=tuple(notes))
+
+
+def _other_fingerprint(checkpoint: Checkpoint, golden: Golden) -> list[str]:
+    """What logits do not show: that these are the very tensors."""
+    wanted = golden.source.fingerprint
+    if wanted is None:
+        return ["the golden has no fingerprint of its model, without which nothing is exact"]
+    found = fingerprint(checkpoint).digest
+    if found == wanted:
+        return []
+    return [f"the fingerprint is {found}, and that of the golden's model {wanted}"]
+
+
+def _compared(
+    checkpoint: Checkpoint, golden: Golden, text: Text | None, run: Run, wishes: Wishes
+) -> Outcome:
+    """By logits and hidden states alone."""
     differences = tuple(config_differences(checkpoint.spec, golden.source.spec))
     problems = incomparable(checkpoint, golden)
     if problems:
@@ -56,16 +92,20 @@ def verify(
     scorer = None if text is None else Scorer(text)
     ran = _run(checkpoint, golden, comparer, text, scorer, run)
     compared = comparer.finish()
+    verdict = judge(checkpoint, golden, compared, comparer.dtype, wishes, ran)
     perplexity = None if scorer is None else scorer.finish()
+    problems = _perplexity_problems(perplexity, wishes)
+    if not verdict.holds and excused(verdict.gate, golden.noise, verdict.overall):
+        problems.append("the golden is too noisy to judge: its own noise is no less than that")
     return Outcome(
         golden=golden,
         compared=compared,
-        verdict=judge(checkpoint, golden, compared, comparer.dtype, wishes),
+        verdict=verdict,
         perplexity=perplexity,
         differences=differences,
-        problems=tuple(_perplexity_problems(perplexity, wishes)),
+        problems=tuple(problems),
         runs=(ran,),
-        notes=tuple(_notes(checkpoint, golden, compared)),
+        notes=(*_notes(checkpoint, golden, compared), *remarks(verdict.gate, golden)),
     )
 
 
@@ -119,25 +159,30 @@ def _shown(x: float | None) -> str:
     return "beyond all bounds" if x is None else f"{x:.6g}"
 
 
+_OWN = (
+    "the golden is llamatools' own: good for what was before a change and after it, not for "
+    "whether the forward pass is right"
+)
+
+
+def _tokenizer(checkpoint: Checkpoint, wanted: str | None, whose: str) -> list[str]:
+    """That it is another than the one of digest `wanted`."""
+    words, trouble = find_words(checkpoint)
+    out = list(trouble)
+    if words is not None and wanted is not None and words.digest != wanted:
+        out.append(f"the tokenizer is not the {whose}'s; prompts are compared by their ids")
+    return out
+
+
 def _notes(checkpoint: Checkpoint, golden: Golden, compared: Compared) -> list[str]:
     out = []
-    if golden.generator.own:
-        out.append(
-            "the golden is llamatools' own: good for what was before a change and after it, not "
-            "for whether the forward pass is right"
-        )
-    words, trouble = find_words(checkpoint)
-    out += trouble
-    told = golden.source.tokenizer
-    if words is not None and told is not None and words.digest != told:
-        out.append("the tokenizer is not the golden's; prompts are compared by their ids")
     if golden.dim not in (None, checkpoint.spec.dim):
         out.append("hidden states are of another length than the golden's: not compared")
     elif compared.unmet:
         others = len(compared.unmet) - 1
         more = f" and {others} more" if others else ""
         out.append(f"not compared, since one side lacks it: {compared.unmet[0]}{more}")
-    return [*out, *golden.notes]
+    return out
 
 
 def against(
@@ -149,23 +194,41 @@ def against(
     wishes: Wishes,
 ) -> Outcome:
     """Two checkpoints: equal by fingerprint and settings, or compared as with a golden file."""
-    digests = [fingerprint(c).digest for c in (checkpoint, other)]
+    found, wanted = fingerprint(checkpoint), fingerprint(other)
+    names = differing(found, wanted)
     differences = tuple(config_differences(checkpoint.spec, other.spec))
-    if digests[0] == digests[1] and not differences:
+    words, trouble = find_words(other)
+    notes = [*trouble, *_tokenizer(checkpoint, words.digest if words else None, "other")]
+    if not names and not differences:
         same = Outcome() if text is None else _measured(checkpoint, text, run, wishes)
-        return replace(same, identical=True, perplexity_of_other=same.perplexity)
+        return replace(
+            same,
+            identical=True,
+            tensors=(),
+            perplexity_of_other=same.perplexity,
+            notes=(*same.notes, *notes),
+        )
+    problems: list[str] = []
+    if names:
+        (problems if wishes.gate == "exact" else notes).append(told(names))
     sizes = checkpoint.spec.vocab_size, other.spec.vocab_size
     if sizes[0] != sizes[1]:
-        problem = f"the vocabulary has {sizes[0]:,} rows, the other's has {sizes[1]:,}"
-        return Outcome(differences=differences, problems=(problem,))
-    golden, ran = record(other, prompts(), run, fingerprint=digests[1])
-    outcome = verify(checkpoint, golden, text, run, wishes)
+        problems.append(f"the vocabulary has {sizes[0]:,} rows, the other's has {sizes[1]:,}")
+        return Outcome(
+            tensors=names, differences=differences, problems=tuple(problems), notes=tuple(notes)
+        )
+    golden, ran = record(other, prompts(), run, fingerprint=wanted.digest)
+    outcome = _compared(checkpoint, golden, text, run, wishes)
     second = Outcome() if text is None else _measured(other, text, run, Wishes())
+    unseen = unseen_rows(checkpoint, (p.prompt for p in golden.prompts))
+    notes += [*outcome.notes, *unseen_differences(checkpoint, other, names, unseen), *golden.notes]
     return replace(
         outcome,
+        tensors=names,
+        problems=(*outcome.problems, *problems),
         perplexity_of_other=second.perplexity,
         runs=(*outcome.runs, ran, *second.runs),
-        notes=golden.notes,
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from llamatools.checkpoint import open_checkpoint
 from llamatools.conversion import Prepared
+from llamatools.engine.environment import environment
+from llamatools.engine.publish import check_kept
 from llamatools.errors import CheckFailed, UsageError
 from llamatools.golden.create import Run
 from llamatools.golden.model import Golden
 from llamatools.golden.read import check_logits, open_golden
 from llamatools.readback import Answers, Manifest
-from llamatools.reference.environment import environment
 from llamatools.reference.rope import check_scaling
 from llamatools.reference.settings import Settings, find_device
-from llamatools.text import count, safe
+from llamatools.text import count
 from llamatools.verifying.report import failures
 from llamatools.verifying.verdict import Wishes, incomparable
 from llamatools.verifying.verify import Outcome, verify
@@ -34,9 +35,7 @@ def fitting_golden(path: Path, prepared: Prepared, settings: Settings) -> Golden
             "--golden: the processes that write together do not run the model together",
             hint="run llamatools verify OUT --golden under torchrun afterwards",
         )
-    found, out = path.resolve(), prepared.out.resolve()
-    if out in (found, *found.parents):
-        raise UsageError(f"{safe(path)} lies in the output, which is replaced")
+    check_kept(prepared.out, [path])
     golden = open_golden(path)
     check_logits(golden)
     problems = incomparable(prepared.source, golden)
@@ -45,6 +44,29 @@ def fitting_golden(path: Path, prepared: Prepared, settings: Settings) -> Golden
     check_scaling(prepared.source.spec)
     find_device(settings)
     return golden
+
+
+def foreseen(
+    prepared: Prepared, golden: Golden, name: str, settings: Settings
+) -> dict[str, object]:
+    """How the output would be run; schemas/plan.json describes it. Sizes in bytes."""
+    from llamatools.reference.footprint import bytes_read, check_footprint, footprint  # torch
+
+    values = {s.name: s.value for s in prepared.plan.steps}
+    output = replace(prepared.source, spec=prepared.plan.spec, values=values)
+    prompts, device = [p.prompt for p in golden.prompts], find_device(settings)
+    planned = footprint(output, prompts, settings, device)
+    check_footprint(planned, settings, device)
+    return {
+        "path": name,
+        "generator": golden.generator.name,
+        "prompts": len(prompts),
+        "positions": golden.positions,
+        "device": str(device),
+        "dtype": settings.dtype,
+        "memory": planned.total,
+        "bytes_read": bytes_read(output, prompts, settings, device),
+    }
 
 
 def held_against(golden: Golden, name: str, run: Run) -> Answers:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from support.calls import Called, call, leftovers, tree
 from support.lora import plain
-from support.processes import by_hand, ended, start_torchrun, torchrun
+from support.processes import by_hand, ended, in_threads, start_torchrun, torchrun
 from support.tiny import Tiny, finite
 from support.tiny_files import write_hf
 
@@ -23,6 +23,14 @@ from llamatools.cli import several
 from llamatools.cli.main import cli
 from llamatools.errors import UsageError
 
+Start = Callable[..., list[Called]]
+STARTS = pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(in_threads, id="threads"),
+        pytest.param(by_hand, id="processes", marks=pytest.mark.slow),
+    ],
+)
 SHARDED = ("--to", "hf", "--max-shard-size", "4KB")
 
 
@@ -49,24 +57,35 @@ CASES: dict[str, tuple[str, int, tuple[object, ...]]] = {
 }
 
 
+def _by_torchrun(count: int, *words: object) -> list[Called]:
+    return [torchrun(count, *words)]
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_convert(case: str, hf: Path, meta: Path, tmp_path: Path) -> None:
+@STARTS
+def test_convert(start: Start, case: str, hf: Path, meta: Path, tmp_path: Path) -> None:
     source, count, options = CASES[case]
     words = ("convert", {"hf": hf, "meta": meta}[source])
     one, many = tmp_path / "one", tmp_path / "many"
     alone = call(*words, one, *options, "--json")
-    done = torchrun(count, *words, many, *options, "--json")
+    done = _quietly(start(count, *words, many, *options, "--json"))
     assert (alone.code, done.code) == (0, 0), done.err
-    assert done.json == alone.json  # once: others print nothing
+    assert done.json == alone.json
     assert tree(many) == tree(one)
     assert leftovers(many) == ["many"]
 
 
-def test_merge(model: Tiny, meta: Path, tmp_path: Path) -> None:
+def test_convert_under_torchrun(hf: Path, meta: Path, tmp_path: Path) -> None:
+    """One JSON comes out: others print nothing."""
+    test_convert(_by_torchrun, "hf-to-2", hf, meta, tmp_path)
+
+
+@STARTS
+def test_merge(start: Start, model: Tiny, meta: Path, tmp_path: Path) -> None:
     adapter = plain(model, tmp_path / "adapter")
     one, many = tmp_path / "one", tmp_path / "many"
     alone = call("merge-lora", meta, adapter, one, *SHARDED)
-    done = torchrun(2, "merge-lora", meta, adapter, many, *SHARDED)
+    done = _quietly(start(2, "merge-lora", meta, adapter, many, *SHARDED))
     assert (alone.code, done.code) == (0, 0), done.err
     assert tree(many) == tree(one)
     assert done.out.replace("many", "one") == alone.out
@@ -82,18 +101,20 @@ def test_another_case_has_other_bytes(hf: Path, tmp_path: Path) -> None:
     assert {"llamatools.json", "consolidated.00.pth"} <= set(names)
 
 
-def test_replacing_an_output(hf: Path, tmp_path: Path) -> None:
+@STARTS
+def test_replacing_an_output(start: Start, hf: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine").write_text("old")
-    done = _quietly(by_hand(2, "convert", hf, out, *SHARDED, "--force"))
+    done = _quietly(start(2, "convert", hf, out, *SHARDED, "--force"))
     assert done.code == 0, done.err
     assert not (out / "mine").exists() and leftovers(out) == ["out"]
 
 
-def test_dry_run(hf: Path, tmp_path: Path) -> None:
+@STARTS
+def test_dry_run(start: Start, hf: Path, tmp_path: Path) -> None:
     words = ("convert", hf, tmp_path / "out", *SHARDED, "--dry-run")
-    done = by_hand(2, *words)
+    done = start(2, *words)
     assert [d.code for d in done] == [0, 0]
     assert "nothing was written" in _quietly(done).out
     assert leftovers(tmp_path / "out") == []
@@ -112,24 +133,34 @@ def test_dry_run(hf: Path, tmp_path: Path) -> None:
         ("1=lies", [1, 1], "norm.weight: process 1 read other values"),
     ],
 )
-def test_one_fails(how: str, codes: list[int], words: str, hf: Path, tmp_path: Path) -> None:
+@STARTS
+def test_one_fails(
+    start: Start, how: str, codes: list[int], words: str, hf: Path, tmp_path: Path
+) -> None:
     """Nobody ends the others: they learn of it, at work or waiting."""
     out = tmp_path / "out"
-    done = by_hand(2, "convert", hf, out, "--to", "meta", "--shards", 2, how=how)
+    done = start(2, "convert", hf, out, "--to", "meta", "--shards", 2, how=how)
     assert [d.code for d in done] == codes, done
     assert re.search(words, _quietly(done).err)
     assert done[0].err.count("error: ") == 1
     assert leftovers(out) == []
 
 
-def test_the_first_dies(hf: Path, tmp_path: Path) -> None:
+def test_one_fails_and_nobody_ends_the_others(hf: Path, tmp_path: Path) -> None:
+    how, codes, words = "1=reads", [4, 4], "process 1: .*reading at byte .*Input/output error"
+    test_one_fails(by_hand, how, codes, words, hf, tmp_path)
+
+
+@STARTS
+def test_the_first_dies(start: Start, hf: Path, tmp_path: Path) -> None:
     """Its staging folder stays, as when it is alone; but no output, and nobody who waits."""
     out = tmp_path / "out"
-    done = by_hand(3, "convert", hf, out, "--to", "meta", "--shards", 2, how="0=dies")
+    done = start(3, "convert", hf, out, "--to", "meta", "--shards", 2, how="0=dies")
     assert [d.code for d in done] == [-signal.SIGKILL, 4, 4]
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_one_is_killed_under_torchrun(hf: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = torchrun(2, "convert", hf, out, *SHARDED, how="1=dies,0=slow")
@@ -138,6 +169,7 @@ def test_one_is_killed_under_torchrun(hf: Path, tmp_path: Path) -> None:
     assert leftovers(out) == []
 
 
+@pytest.mark.slow
 def test_one_fails_under_torchrun(hf: Path, tmp_path: Path) -> None:
     """torchrun stops the others; the message is the reason all the same."""
     out = tmp_path / "out"
@@ -159,6 +191,7 @@ def _when(is_time: Callable[[], bool], process: Any) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_stopped(hf: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start_torchrun(2, "convert", hf, out, *SHARDED, how="0=slow,1=slow")
@@ -170,47 +203,52 @@ def test_stopped(hf: Path, tmp_path: Path) -> None:
     assert leftovers(out) == []
 
 
-def test_output_exists(hf: Path, tmp_path: Path) -> None:
+@STARTS
+def test_output_exists(start: Start, hf: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    done = by_hand(2, "convert", hf, out, *SHARDED, "--json")
+    done = start(2, "convert", hf, out, *SHARDED, "--json")
     assert [d.code for d in done] == [5, 5]
     assert _quietly(done).json["error"]["kind"] == "output-exists"
     assert "error: " in done[0].err and "process 1" not in done[0].err
 
 
-def test_wrong_words(hf: Path, tmp_path: Path) -> None:
-    done = by_hand(2, "convert", hf, tmp_path / "out", "--to", "nowhere")
+@STARTS
+def test_wrong_words(start: Start, hf: Path, tmp_path: Path) -> None:
+    done = start(2, "convert", hf, tmp_path / "out", "--to", "nowhere")
     assert [d.code for d in done] == [2, 2]
     assert "nowhere" in _quietly(done).err
 
 
-def test_no_shared_file_system(hf: Path, tmp_path: Path) -> None:
+@STARTS
+def test_no_shared_file_system(start: Start, hf: Path, tmp_path: Path) -> None:
     """As machines have it: the same path, and another folder behind it."""
     folders = [tmp_path / "here", tmp_path / "there"]
     for folder in folders:
         folder.mkdir()
     words = ("convert", hf, "out", *SHARDED)
-    done = by_hand(2, *words, how="0=fast", folders=folders)
+    done = start(2, *words, how="0=fast", folders=folders)
     assert [d.code for d in done] == [2, 2]
     assert "is not the folder that process 0 writes to" in _quietly(done).err
     assert "a file system that all share" in done[0].err
     assert [list(f.iterdir()) for f in folders] == [[], []]
 
 
-def test_another_input(hf: Path, tmp_path: Path) -> None:
+@STARTS
+def test_another_input(start: Start, hf: Path, tmp_path: Path) -> None:
     folders = [tmp_path / "here", tmp_path / "there"]
     shutil.copytree(hf, folders[0] / "in")
     write_hf(Tiny(layers=3), folders[1] / "in")
     out = tmp_path / "out"
-    done = by_hand(2, "convert", "in", out, *SHARDED, how="0=fast", folders=folders)
+    done = start(2, "convert", "in", out, *SHARDED, how="0=fast", folders=folders)
     assert [d.code for d in done] == [3, 3]
     assert "process 1: another input" in _quietly(done).err
     assert leftovers(out) == []
 
 
+@STARTS
 def test_copies_that_differ_are_found_by_any_process(
-    model: Tiny, meta: Path, tmp_path: Path
+    start: Start, model: Tiny, meta: Path, tmp_path: Path
 ) -> None:
     """A norm that only the second process reads; the first says it."""
     out = tmp_path / "out"
@@ -226,7 +264,7 @@ def test_copies_that_differ_are_found_by_any_process(
     tensors = torch.load(other)
     tensors[name.replace("mlp.norm", "ffn_norm")][3] += 1
     torch.save(tensors, other)
-    done = by_hand(2, "convert", meta, out, *SHARDED, how="0=slow")
+    done = start(2, "convert", meta, out, *SHARDED, how="0=slow")
     assert [d.code for d in done] == [3, 3]
     assert f"error: process 1: {name}: " in _quietly(done).err
     assert "differs from" in done[0].err
@@ -256,6 +294,7 @@ def test_every_other_command_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
             callback()
 
 
+@pytest.mark.slow
 def test_refusing(hf: Path, tmp_path: Path) -> None:
     done = by_hand(2, "fingerprint", hf, "--json")
     assert [d.code for d in done] == [2, 2]

@@ -95,6 +95,11 @@ CASES: Cases = {
         "rope_theta",
         "rope_parameters",
     ),
+    "two thetas, one in the scaling": simple(
+        lambda: hf(config_json=config(rope_scaling=SCALING | {"rope_theta": 1e4})),
+        "rope_theta",
+        "rope_scaling",
+    ),
     "Meta: a list": simple(lambda: {**meta(2), "params.json": b"[]"}, "params.json", "an array"),
     "Meta: a key twice": simple(
         lambda: {**meta(2), "params.json": params()[:-1] + b',"dim":16}'}, "params.json", "dim"

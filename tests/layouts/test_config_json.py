@@ -313,3 +313,36 @@ def test_scaling_of_transformers_5_loses_nothing(scaling: dict[str, Any], tmp_pa
     edit_json(source / "config.json", rope_parameters={"rope_theta": 5e5, **scaling})
     written = _to_hf(source, tmp_path / "out")
     assert written["rope_scaling"] == scaling
+
+
+SCALED = {"rope_type": "linear", "factor": 2.0}
+
+
+def test_theta_may_stand_in_the_scaling(hf: Path, tmp_path: Path) -> None:
+    """transformers 5 looks there, and 4 does not: what is written has it at both places."""
+    edit_json(hf / "config.json", rope_scaling=SCALED | {"rope_theta": 3e4}, rope_theta=...)
+    assert read_config(_read(hf)).rope_theta == 3e4
+    written = _to_hf(hf, tmp_path / "out")
+    assert written["rope_theta"] == 3e4 == written["rope_scaling"]["rope_theta"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_scaling": SCALED | {"rope_theta": 3e4}, "rope_theta": 1e4},
+        {
+            "rope_scaling": SCALED | {"rope_theta": 3e4},
+            "rope_parameters": SCALED | {"rope_theta": 1e4},
+            "rope_theta": ...,
+        },
+        {"rope_scaling": SCALED | {"rope_theta": "much"}},
+    ],
+    ids=["beside", "in both", "no number"],
+)
+def test_a_theta_in_the_scaling_that_differs(changes: dict[str, Any], hf: Path) -> None:
+    edit_json(hf / "config.json", **changes)
+    with pytest.raises(BadInput) as caught:
+        read_config(_read(hf))
+    assert len(caught.value.problems) == 1 and "rope_theta" in caught.value.problems[0]
+    edit_json(hf / "config.json", rope_theta=3e4, rope_parameters=..., rope_scaling=SCALED)
+    assert read_config(_read(hf)).rope_theta == 3e4

@@ -18,8 +18,8 @@ import torch
 from forward_kit import Seen
 
 import llamatools
+from llamatools.engine.environment import environment
 from llamatools.errors import BadInput, LlamatoolsError
-from llamatools.reference.environment import environment
 from llamatools.reference.observe import Point, Prompt
 from llamatools.reference.reading import Reader
 from llamatools.reference.run import run

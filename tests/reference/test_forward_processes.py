@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from llamatools.reference.observe import Prompt
 from llamatools.reference.ranks import Ranks
 
 HERE = Path(__file__).parent
+Start = Callable[[Path, int], list[dict[str, Any]]]
 TOKENS = [t % 160 for t in range(0, 600, 7)]
 PROMPTS = [
     (TOKENS, [*range(40), *range(4096, 4096 + len(TOKENS) - 40)]),
@@ -46,12 +48,18 @@ def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, **more}
 
 
-def _torchrun(jobs: Path, count: int) -> list[dict[str, Any]]:
+def _by_torchrun(jobs: Path, count: int) -> list[dict[str, Any]]:
     """What each process says; all must have ended well."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(count), str(HERE / "forward_process.py"), str(jobs)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=_environment())
     assert done.returncode == 0, done.stderr[-3000:]
+    return _said(jobs, count)
+
+
+def _by_hand(jobs: Path, count: int) -> list[dict[str, Any]]:
+    """The same, in half of the time."""
+    assert _without_torchrun(jobs, count) == [0] * count
     return _said(jobs, count)
 
 
@@ -61,8 +69,8 @@ def _said(jobs: Path, count: int) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two and three layers; and five that are large enough for products to be cut into threads."""
-    large = finite(Tiny(heads=8, kv_heads=2, head_dim=64, layers=5, ffn=1536, vocab=160))
+    """Two and three layers; and three that are large enough for products to be cut into threads."""
+    large = finite(Tiny(heads=8, kv_heads=2, head_dim=64, layers=3, ffn=1536, vocab=160))
     made = write_hf(large, tmp_path_factory.mktemp("large") / "hf")
     return [BY_NAME["llama31-scaled"].folder(2), BY_NAME["llama3-mqa"].folder(4), made]
 
@@ -74,10 +82,15 @@ def alone(sources: list[Path]) -> list[Seen]:
 
 
 def processes_show(
-    sources: list[Path], alone: list[Seen], count: int, folder: Path, device: str = "cpu"
+    sources: list[Path],
+    alone: list[Seen],
+    count: int,
+    folder: Path,
+    device: str = "cpu",
+    start: Start = _by_torchrun,
 ) -> None:
     """Several processes show, bit for bit, what one alone did."""
-    said = _torchrun(_jobs(folder, sources, device=device), count)
+    said = start(_jobs(folder, sources, device=device), count)
     assert [s["processes"] for s in said] == [count] * count
     assert [s["shown"] > 0 for s in said] == [True] + [False] * (count - 1)
     assert min(s["read"] for s in said) > 0  # each reads layers
@@ -88,11 +101,18 @@ def processes_show(
         assert all(torch.equal(a, b) for a, b in zip(parts, one.parts, strict=True))
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("count", "start"),
+    [
+        (2, _by_hand),
+        pytest.param(2, _by_torchrun, marks=pytest.mark.slow),
+        pytest.param(3, _by_torchrun, marks=pytest.mark.slow),
+    ],
+)
 def test_several_processes_show_what_one_does(
-    count: int, sources: list[Path], alone: list[Seen], tmp_path: Path
+    count: int, start: Start, sources: list[Path], alone: list[Seen], tmp_path: Path
 ) -> None:
-    processes_show(sources, alone, count, tmp_path)
+    processes_show(sources, alone, count, tmp_path, start=start)
 
 
 def test_each_layer_has_one_owner() -> None:

@@ -1,5 +1,8 @@
 """The command line in several processes: as torchrun starts them, or with nobody to end them.
 
+Or in threads of this process that share a store: the same code but for how processes meet and
+print, in a hundredth of the time.
+
 Run as a script it is one of them, which `how` may make fail: `processes.py HOW WORDS...` with HOW
 like "1=reads,0=slow" or "-".
 """
@@ -7,15 +10,19 @@ like "1=reads,0=slow" or "-".
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from support.calls import Called
 
@@ -75,6 +82,110 @@ def by_hand(
         for p in running:
             p.kill()
             p.wait()
+
+
+# --- in threads -----------------------------------------------------------------------------------
+
+
+class _Killed(BaseException):
+    """What no handler knows of, as with SIGKILL."""
+
+
+class _NoStore:
+    """What a process that is gone says to the others."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("gone")
+
+
+class _Shell(io.StringIO):
+    """What the first process prints; of others, as under torchrun, nothing."""
+
+    def write(self, text: str) -> int:
+        if isinstance(text, bytes):  # click tries what a stream takes
+            raise TypeError
+        return len(text) if getattr(_place, "rank", 0) else super().write(text)
+
+
+_place = threading.local()
+
+
+def in_threads(
+    count: int, *words: object, how: str = "-", folders: list[Path] | None = None
+) -> list[Called]:
+    """As `by_hand`. With `folders`, the words "in" and "out" are below them."""
+    from torch.distributed import HashStore
+
+    from llamatools.engine import processes, together
+    from llamatools.engine.processes import Processes
+
+    store, shells = HashStore(), (_Shell(), _Shell())
+    members = [Processes(i, count, store) for i in range(count)]
+    codes: list[int] = [-1] * count
+    over = [threading.Event() for _ in range(count)]
+
+    def member(i: int) -> None:
+        _place.rank, _place.ended = i, over
+        mine = [folders[i] / w if folders and w in ("in", "out") else w for w in map(str, words)]
+        try:
+            codes[i] = _call(members[i], [str(w) for w in mine])
+        except _Killed:
+            codes[i] = -signal.SIGKILL
+        finally:
+            over[i].set()
+
+    kinds = dict(part.split("=") for part in how.split(",") if "=" in part)
+    with (
+        redirect_stdout(shells[0]),
+        redirect_stderr(shells[1]),
+        mock.patch.object(processes, "_SILENCE", 2.0),
+        mock.patch.object(processes, "_GONE", 1.5),
+        mock.patch.object(together, "_APPEARING", 0.5),
+        mock.patch.object(together, "execute", lambda *a: _begun(members, kinds, *a)),
+    ):
+        threads = [threading.Thread(target=member, args=(i,)) for i in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive(), "one waits for ever"
+    out, err = (shell.getvalue() for shell in shells)
+    return [Called(codes[0], out, err), *(Called(code, "", "") for code in codes[1:])]
+
+
+def _call(processes: Any, words: list[str]) -> int:
+    from llamatools.cli import failures
+    from llamatools.cli.main import cli
+    from llamatools.engine.processes import bound
+
+    def command() -> object:
+        with bound(processes):
+            return cli(words, "llamatools", standalone_mode=False, obj=processes)
+
+    return failures.guard(command, words)
+
+
+def _begun(members: list[Any], kinds: dict[str, str], *arguments: Any) -> Any:
+    """In place of `execute`."""
+    from llamatools.engine.execute import execute
+    from llamatools.errors import IOFailed
+
+    kind = kinds.get(str(_place.rank))
+    if kind == "reads":
+        raise IOFailed("f: reading at byte 1 failed: Input/output error")
+    if kind == "bug":
+        _bug()
+    if kind == "dies":
+        members[_place.rank]._store = _NoStore()
+        for other in members[_place.rank].others:  # what it was at stays as it is
+            _place.ended[other].wait(30)
+        raise _Killed
+    if kind == "slow":
+        time.sleep(1)
+    outcome = execute(*arguments)
+    if kind == "lies":
+        outcome.tensors["norm.weight"] = "0" * 64
+    return outcome
 
 
 # --- in the process -------------------------------------------------------------------------------

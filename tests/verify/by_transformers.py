@@ -1,4 +1,4 @@
-"""transformers' forward pass in float32, shown to an observer point by point.
+"""transformers' forward pass, shown to an observer point by point.
 
 What golden files of the tests are made with: nothing of it is ours but the names of points.
 """
@@ -21,10 +21,15 @@ from llamatools.golden.record import Recorder
 from llamatools.reference.observe import Observer, Point, Prompt
 
 
-def forward(checkpoint: Checkpoint, prompts: Sequence[Prompt], observer: Observer) -> Any:
+def forward(
+    checkpoint: Checkpoint,
+    prompts: Sequence[Prompt],
+    observer: Observer,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
     """As llamatools.reference.run.run, for folders in HF layout."""
     model: Any = AutoModelForCausalLM.from_pretrained(
-        checkpoint.path, local_files_only=True, dtype=torch.float32
+        checkpoint.path, local_files_only=True, dtype=dtype
     ).eval()
     seen: dict[Point, list[torch.Tensor]] = {}
 
@@ -52,7 +57,8 @@ def forward(checkpoint: Checkpoint, prompts: Sequence[Prompt], observer: Observe
 def _logits(model: Any, prompt: Prompt) -> torch.Tensor:
     n = len(prompt.tokens)
     # Without a mask, transformers takes a gap in positions for the start of another sequence.
-    mask = torch.full((n, n), torch.finfo(torch.float32).min).triu(1)[None, None]
+    least = torch.finfo(model.dtype).min
+    mask = torch.full((n, n), least, dtype=model.dtype).triu(1)[None, None]
     with torch.no_grad():
         out: torch.Tensor = model(
             input_ids=torch.tensor([prompt.tokens]),
@@ -63,12 +69,14 @@ def _logits(model: Any, prompt: Prompt) -> torch.Tensor:
     return out
 
 
-def make_golden(folder: Path, prompts: Prompts | None = None) -> Golden:
+def make_golden(
+    folder: Path, prompts: Prompts | None = None, dtype: torch.dtype = torch.float32
+) -> Golden:
     """The default golden of a folder."""
     with open_checkpoint(folder) as checkpoint:
         asked = prompts or default_prompts(checkpoint)
         recorder = Recorder(asked.prompts)
-        forward(checkpoint, asked.prompts, recorder)
+        forward(checkpoint, asked.prompts, recorder, dtype)
         return Golden(
             vocab_size=recorder.vocab_size,
             dim=recorder.dim,

@@ -369,7 +369,7 @@ def test_damage_is_found_before_anything_is_run(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "gate"), [("keep", "cast"), ("fp16", "cast"), ("fp32", "fp32")], ids=str
+    ("dtype", "gate"), [("keep", "cast"), ("fp16", "cast-fp16"), ("fp32", "fp32")], ids=str
 )
 def test_a_merge_is_what_it_was_unmerged(dtype: str, gate: str, tmp_path: Path) -> None:
     words = ("--to", "hf", "--dtype", dtype, "--golden", MERGED, *CPU, "--json")
@@ -410,7 +410,8 @@ def wide(tmp_path: Path) -> Path:
 def test_a_cast_that_rounds_is_judged_as_one(wide: Path, tmp_path: Path) -> None:
     write_golden(make_golden(wide), tmp_path / "g")
     words = ("--to", "hf", "--golden", tmp_path / "g", *CPU, "--json")
-    for dtype, gate in (("keep", "fp32"), ("fp32", "fp32"), ("fp16", "cast"), ("bf16", "cast")):
+    gates = {"keep": "fp32", "fp32": "fp32", "fp16": "cast-fp16", "bf16": "cast"}
+    for dtype, gate in gates.items():
         done = _convert(wide, tmp_path / dtype, *words, "--dtype", dtype)
         assert done.code == 0, (dtype, done.err)
         assert done.json["verified"]["golden"]["gate"]["name"] == gate, dtype

@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from judging import Make, judged
+from judging import Make, judged, ours
 from sharp import Change, Config, Sharp, Tensors, write
 from support.tiny import in_pairs
+
+from llamatools.checkpoint import open_checkpoint
+from llamatools.golden.create import record
+from llamatools.golden.prompts import default_prompts
 
 LLAMA_31 = Sharp()
 LLAMA_2 = Sharp("llama-2", kv_heads=8, theta=1e4, scaling=None, context=4096, eps=1e-5)
@@ -275,6 +279,29 @@ def test_defects_are_caught_and_located(defect: Defect, make: Make, tmp_path: Pa
     assert fault["point"] == defect.point
     assert fault["pattern"] in defect.patterns, fault
     assert defect.cause in [c["key"] for c in fault["causes"]], fault
+
+
+SMALLEST = [d for d in DEFECTS if d.cause in ("eps", "lora", "elements", "final-norm", "scaling")]
+
+
+@pytest.mark.parametrize("defect", SMALLEST, ids=str)
+def test_far_angles_of_fp64_hide_no_defect(defect: Defect, make: Make, tmp_path: Path) -> None:
+    golden = make(defect.model).golden
+    report = judged(write(defect.model, tmp_path / "wrong", defect.change), golden, "fp64")
+    assert not report["holds"] and report["gate"]["name"] == "fp32-fp64"
+    assert report["fault"]["point"] == defect.point
+
+
+@pytest.mark.parametrize("defect", SMALLEST, ids=str)
+def test_our_own_golden_in_bf16_shows_the_smallest(
+    defect: Defect, make: Make, tmp_path: Path
+) -> None:
+    """By the same kernels; what other kernels make in bf16 would hide most of these."""
+    with open_checkpoint(make(defect.model).folder) as checkpoint:
+        golden, _ = record(checkpoint, default_prompts(checkpoint), ours("bf16"))
+    report = judged(write(defect.model, tmp_path / "wrong", defect.change), golden, "bf16")
+    assert not report["holds"] and report["gate"]["name"] == "same"
+    assert report["fault"]["point"] == defect.point
 
 
 SETTINGS = {"theta": "rope_theta", "eps 1e-6 for 1e-5": "norm_eps", "scaling missing": "rope_sc",

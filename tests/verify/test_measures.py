@@ -11,10 +11,10 @@ from judging import Make
 from sharp import Sharp
 
 from llamatools.golden.digests import digest, lse, take, top_ids
-from llamatools.golden.model import Noise
+from llamatools.golden.model import OWN, Generator, Golden, Noise
 from llamatools.golden.sketch import COLUMNS, mean_square, sketch
 from llamatools.reference.observe import Prompt
-from llamatools.verifying.gates import GATES, choose_gate
+from llamatools.verifying.gates import GATES, Gate, choose_gate, remarks
 from llamatools.verifying.locate import describe
 from llamatools.verifying.rows import against_digest, against_full
 from llamatools.verifying.totals import total
@@ -125,35 +125,108 @@ def test_top_ids_are_sorted_and_ties_go_by_id() -> None:
     ("golden", "run", "before", "now", "layers", "gate"),
     [
         ("float32", "float32", "BF16", "BF16", 4, "fp32"),
+        ("float32", "float32", "BF16", "BF16", 8, "fp32"),
         ("float32", "float32", None, "BF16", 4, "fp32"),
         ("float32", "float32", "BF16", "F32", 4, "fp32"),
         ("float32", "float32", "BF16", "BF16", 32, "fp32-deep"),
-        ("float64", "float64", "F32", "F32", 4, "fp64"),
         ("float64", "float32", "F32", "F32", 4, "fp32-fp64"),
         ("float32", "float64", "F32", "F32", 40, "fp32-deep"),
         ("float32", "bfloat16", "BF16", "BF16", 4, "bf16"),
+        ("float32", "bfloat16", "BF16", "BF16", 5, "bf16-deep"),
         ("bfloat16", "float32", "BF16", "BF16", 80, "bf16-deep"),
-        ("float32", "float16", "BF16", "BF16", 80, "fp16"),
+        ("float32", "float16", "BF16", "BF16", 4, "fp16"),
+        ("float32", "float16", "BF16", "BF16", 80, "fp16-deep"),
         ("float32", "float32", "F32", "BF16", 4, "cast"),
-        ("float32", "float32", "BF16", "F16", 32, "cast"),
+        ("float32", "float32", "F16", "BF16", 4, "cast"),
+        ("float32", "float32", "F32", "BF16", 32, "cast-deep"),
+        ("float32", "float32", "F32", "F16", 4, "cast-fp16"),
+        ("float32", "float32", "F32", "F16", 32, "cast-fp16-deep"),
+        ("float32", "float32", "BF16", "F16", 4, "fp32"),
+        ("float32", "float32", "BF16", "F16", 32, "fp32-deep"),
+        ("float32", "float16", "F32", "BF16", 4, "cast"),
         ("float32", "bfloat16", "F32", "BF16", 4, "bf16"),
+        ("bfloat16", "bfloat16", "F32", "F16", 4, "bf16"),
     ],
 )
+@pytest.mark.parametrize("generator", [OWN, "transformers"])
 def test_gates_are_chosen_by_what_is_compared(
-    golden: str, run: str, before: str | None, now: str, layers: int, gate: str, make: Make
+    generator: str,
+    golden: str,
+    run: str,
+    before: str | None,
+    now: str,
+    layers: int,
+    gate: str,
+    make: Make,
 ) -> None:
-    made = make(SMALL).golden
-    held = replace(made, dtype=golden, source=replace(made.source, weights=before))
+    held = _golden(make, golden, before, generator)
     assert choose_gate(held, run, now, layers).name == gate
 
 
-def test_no_gate_is_below_the_noise(make: Make) -> None:
+def _golden(make: Make, dtype: str, weights: str | None, generator: str) -> Golden:
     made = make(SMALL).golden
-    gate = choose_gate(
-        replace(made, noise=Noise(1e-4, 1e-9, 1e-5, "float64")), "float32", "BF16", 4
-    )
-    assert (gate.rms, gate.mean_kl, gate.p95_kl) == (4e-4, GATES["fp32"].mean_kl, 4e-5)
-    assert "noise" in gate.why
+    source = replace(made.source, weights=weights)
+    return replace(made, dtype=dtype, source=source, generator=Generator(generator, {}))
+
+
+def test_only_our_own_angles_are_known_to_be_of_fp64(make: Make) -> None:
+    for layers, others in ((4, "fp32-fp64"), (32, "fp32-deep")):
+        ours = _golden(make, "float64", "F32", OWN)
+        assert choose_gate(ours, "float64", "F32", layers).name == "fp64"
+        theirs = choose_gate(
+            _golden(make, "float64", "F32", "transformers"), "float64", "F32", layers
+        )
+        assert theirs.name == others and "angles" in theirs.why
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_same_kernels_give_the_same_bits(dtype: str, make: Make) -> None:
+    def chosen(before: str | None, now: str, layers: int, rounded: str | None = None) -> str:
+        held = replace(_golden(make, dtype, before, OWN), noise=Noise(1.0, 1.0, 1.0, "float64"))
+        return choose_gate(held, dtype, now, layers, rounded, same_kernels=True).name
+
+    assert chosen("BF16", "BF16", 32) == "same" == chosen("BF16", "F32", 32)
+    assert chosen("F32", "BF16", 32) != "same" != chosen("BF16", "BF16", 32, "merged")
+    assert chosen("BF16", "F16", 32) != "same", "subnormals"
+    other = {"float32": "float64"}.get(dtype, "float32")
+    held = _golden(make, dtype, "BF16", OWN)
+    assert choose_gate(held, other, "BF16", 4, same_kernels=True).name != "same"
+
+
+def test_no_limit_of_deeper_models_is_narrower() -> None:
+    for name, gate in GATES.items():
+        deep = GATES.get(f"{name}-deep", gate)
+        assert all(getattr(deep, k) >= getattr(gate, k) for k in ("rms", "mean_kl", "p95_kl"))
+
+
+def test_noise_widens_a_fine_gate_up_to_twice(make: Make) -> None:
+    made = make(SMALL).golden
+    fp32 = GATES["fp32"]
+
+    def chosen(*noise: float) -> Gate:
+        return choose_gate(replace(made, noise=Noise(*noise, "float64")), "float32", "BF16", 4)
+
+    gate = chosen(2e-5, 1e-9, 1e-6)
+    assert (gate.rms, gate.mean_kl, gate.p95_kl) == pytest.approx((3e-5, fp32.mean_kl, 1.5e-6))
+    assert "noise" in gate.why and remarks(gate, made) == []
+    for more in ((2.8e-5, 0, 0), (0, 1.4e-7, 0), (0, 0, 1e300), (float("inf"),) * 3):
+        noise = Noise(*more, "float64")
+        gate = chosen(*more)
+        assert replace(gate, why="") == fp32
+        assert any("widens no limit" in r for r in remarks(gate, replace(made, noise=noise)))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_noise_widens_no_gate_that_hides_defects(dtype: str, make: Make) -> None:
+    held = replace(make(SMALL).golden, dtype=dtype)
+    plain = choose_gate(held, dtype, "BF16", 12)
+    for noise in (plain.rms / 2, plain.rms, 1e9):
+        noisy = replace(held, noise=Noise(noise, 0, 0, "float32"))
+        assert choose_gate(noisy, dtype, "BF16", 12) == plain
+        told = " ".join(remarks(plain, noisy))
+        assert "hide small defects" in told
+        assert ("widens no limit" in told) == (noise > plain.rms / 1.5)
+    assert "not measured" in " ".join(remarks(plain, held))
 
 
 # --- positions ------------------------------------------------------------------------------------

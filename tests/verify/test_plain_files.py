@@ -212,6 +212,9 @@ WRONG = {
     "hidden states of other rows": GOOD | {"hidden.norm": np.ones((N + 1, 8), np.float32)},
     "hidden states of several lengths": GOOD
     | {"hidden.norm": np.ones((N, 8), "f4"), "hidden.embedding": np.ones((N, 9), "f4")},
+    "complex logits": GOOD | {"logits": np.ones((N, V), np.complex64)},
+    "logits that are yes or no": GOOD | {"logits": np.ones((N, V), bool)},
+    "unsigned logits": GOOD | {"logits": np.ones((N, V), np.uint8)},
     "NaN in hidden states": GOOD | {"hidden.norm": np.full((N, 8), np.nan, np.float32)},
     "NaN in logits": GOOD | {"logits": np.full((N, V), np.nan, np.float32)},
 }  # fmt: skip
@@ -224,6 +227,38 @@ def test_broken_plain_files_are_refused(arrays: Arrays, kind: str, tmp_path: Pat
     check_logits(open_golden(save(GOOD, tmp_path / f"good.{kind}")))
     with pytest.raises(BadInput):
         check_logits(open_golden(save(arrays, tmp_path / f"wrong.{kind}")))
+
+
+@pytest.mark.parametrize("name", ["logits", "hidden.norm", "positions"])
+def test_longdouble_is_refused_by_name(name: str, made: Made, tmp_path: Path) -> None:
+    wide = np.longdouble
+    shapes = {"logits": (N, V), "hidden.norm": (N, 8), "positions": (N,)}
+    found = str(np.dtype(wide).name)
+    path = _npz(GOOD | {name: np.ones(shapes[name], wide)}, tmp_path / "wide.npz")
+    done = call("verify", made.folder, "--golden", path, "--device", "cpu")
+    assert done.code == 3 and "Traceback" not in done.err
+    assert f"found {found}" in done.err and name.removeprefix("hidden.") in done.err
+    words = ("--generator", "x", "-o", tmp_path / "out")
+    assert call("golden", "import", path, *words).code == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.bool])
+def test_types_that_no_logits_have_are_refused_by_name(
+    dtype: torch.dtype, made: Made, tmp_path: Path
+) -> None:
+    arrays = {"tokens": torch.arange(4), "logits": torch.ones(4, V).to(dtype)}
+    save_torch(arrays, tmp_path / "g")
+    done = call("verify", made.folder, "--golden", tmp_path / "g", "--device", "cpu")
+    assert done.code == 3
+    assert "logits: expected floats" in done.err and "found" in done.err
+
+
+def test_objects_are_not_unpickled(made: Made, tmp_path: Path) -> None:
+    path = tmp_path / "g.npz"
+    np.savez(path, tokens=np.arange(4), logits=np.array([[_Evil()] * V] * 4, dtype=object))
+    done = call("verify", made.folder, "--golden", path, "--device", "cpu")
+    assert done.code == 3 and "object" in done.err
+    assert not Path("/tmp/should-not-exist").exists()
 
 
 def _member(data: bytes) -> Callable[[Path], None]:

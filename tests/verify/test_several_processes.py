@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sharp import Sharp, write
+from support.calls import call
 
 SMALL = Sharp("small", layers=3, context=128, scaling=None)
 
@@ -20,17 +22,34 @@ def _torchrun(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
 
+def _created(model: Path, out: Path) -> None:
+    """By one process."""
+    words = ("golden", "create", model, "-o", out, "--device", "cpu", "--threads", 1, "-q")
+    assert call(*words).code == 0
+
+
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    model = write(SMALL, tmp_path / "m")
-    golden = tmp_path / "g.safetensors"
-    made = _torchrun("golden", "create", model, "-o", golden, "--json")
-    assert made.returncode == 0, made.stderr
-    done = _torchrun("verify", model, "--golden", golden, "--gate", "exact", "--json")
+    model, golden = write(SMALL, tmp_path / "m"), tmp_path / "g.safetensors"
+    _created(model, golden)
+    page = tmp_path / "r.html"
+    words = ("verify", model, "--golden", golden, "--gate", "exact", "--report", page)
+    done = _torchrun(*words, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["holds"] and report["environment"]["runs"][0]["processes"] == 2
+    assert "✓ holds" in page.read_text()
 
 
+@pytest.mark.slow
+def test_a_golden_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    model, golden = write(SMALL, tmp_path / "m"), tmp_path / "g.safetensors"
+    _created(model, golden)
+    made = _torchrun("golden", "create", model, "-o", tmp_path / "two", "--json")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "two").read_bytes() == golden.read_bytes()
+
+
+@pytest.mark.slow
 def test_a_failed_verdict_fails_the_run(tmp_path: Path) -> None:
     model = write(SMALL, tmp_path / "m")
     other = write(SMALL, tmp_path / "o", lambda tensors, config: config.update(rope_theta=10000.0))

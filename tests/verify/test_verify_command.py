@@ -19,6 +19,9 @@ from safetensors.torch import load_file, save_file
 from sharp import Sharp, write
 from support.calls import Called, call, edit_json, leftovers, tree
 
+from llamatools.cli import verify as command
+from llamatools.verifying.gates import GATES
+
 SMALL = Sharp("small", layers=2, context=256, scaling=None, vocab=512)
 ROOT = Path(__file__).parents[2]
 SCHEMAS = {p.stem: json.loads(p.read_text()) for p in (ROOT / "schemas").glob("*.json")}
@@ -385,6 +388,11 @@ def test_wrong_usage(model: Path, golden: Path) -> None:
         ("--golden", golden, "--device", "tpu"),
     ):
         assert call("verify", model, *words).code == 2, words
+
+
+def test_every_gate_can_be_asked_for() -> None:
+    """The command line names them itself, so that --help loads nothing."""
+    assert tuple(GATES) == command._GATES
 
 
 def test_bad_input(model: Path, golden: Path, tmp_path: Path) -> None:

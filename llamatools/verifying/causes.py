@@ -101,11 +101,12 @@ CAUSES = (
 )  # fmt: skip
 
 
-def causes(place: Place, differences: list[str], shift: int) -> list[Cause]:
+def causes(place: Place, differences: list[str], shift: int, *, known: bool = False) -> list[Cause]:
     """What may be the reason, the likeliest first.
 
     A setting that differs is named first, at whichever positions it shows: the table knows what is
-    usual, and little of a setting may show like another's.
+    usual, and little of a setting may show like another's. Where the reference's settings are
+    `known`, one that is the same in both is named last.
     """
     found = []
     if shift:
@@ -117,7 +118,8 @@ def causes(place: Place, differences: list[str], shift: int) -> list[Cause]:
     size = "large" if place.error >= LARGE else "small"
     told = {_TOLD[name] for name in _TOLD if any(d.startswith(name) for d in differences)}
     found += [c for c in CAUSES if c.key in told and place.kind in c.kinds]
-    return found + [
+    equal = _RUN_WITH - told if known else frozenset()
+    usual = [
         c
         for c in CAUSES
         if c.key not in told
@@ -126,6 +128,7 @@ def causes(place: Place, differences: list[str], shift: int) -> list[Cause]:
         and size in c.sizes
         and not (c.first_layer and place.layer)
     ]
+    return found + sorted(usual, key=lambda c: c.key in equal)
 
 
 _TOLD = {
@@ -133,6 +136,9 @@ _TOLD = {
     "n_layers": "layers", "attention_bias": "bias", "mlp_bias": "bias",
 }  # fmt: skip
 """Settings of a model, and the cause that a difference in them is."""
+
+_RUN_WITH = frozenset({"eps", "theta", "scaling"})
+"""Settings that no weight holds: where both agree on them, both were run with them."""
 
 
 def config_differences(found: ModelSpec, golden: ModelSpec | None) -> list[str]:

@@ -82,8 +82,9 @@ def judge(
     found: list[Cause] = []
     if not all(c.holds for c in checks):
         place = locate(compared, gate, std)
-        differences = config_differences(checkpoint.spec, golden.source.spec)
-        found = causes(place, differences, compared.shift)
+        reference = golden.source.spec
+        differences = config_differences(checkpoint.spec, reference)
+        found = causes(place, differences, compared.shift, known=reference is not None)
     return Verdict(
         gate,
         checks,

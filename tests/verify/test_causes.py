@@ -25,5 +25,12 @@ def test_but_not_where_it_has_no_effect() -> None:
     assert keys("attention", "far", "context: 10, the reference has 20") == ["scaling"]
 
 
+def test_a_setting_that_is_the_same_comes_last() -> None:
+    place = Place("attention", 0, "attention", 0.4, Positions("grows", "somewhere"))
+    unknown, known = ([c.key for c in causes(place, [], 0, known=k)] for k in (False, True))
+    assert unknown[:2] == ["scaling", "theta"] and known[-2:] == ["scaling", "theta"]
+    assert known[0] == "permutation" and sorted(known) == sorted(unknown)
+
+
 def test_what_is_no_number_has_one_cause() -> None:
     assert keys("mlp", "all", "rope_theta: 1, the reference has 2", error=None) == ["nan"]

@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from llamatools.containers.safetensors_write import safetensors_layout
 from llamatools.dtypes import BY_NAME
-from llamatools.engine.publish import publish_file, staging
-from llamatools.engine.sink import io_failed
+from llamatools.engine.newfile import NewFile
+from llamatools.engine.place import refuse_taken, staging
+from llamatools.engine.publish import publish_file
 from llamatools.errors import OutputExists, UsageError
 from llamatools.golden.document import to_json
 from llamatools.golden.model import Golden, GoldenPrompt
@@ -49,18 +50,16 @@ def write_golden(golden: Golden, out: Path, *, force: bool = False) -> None:
     shapes = [(n, BY_NAME[_CODES[a.dtype.str]], a.shape) for n, a in arrays.items()]
     text = json.dumps(to_json(golden), ensure_ascii=False, allow_nan=False)
     layout = safetensors_layout(shapes, {METADATA_KEY: text})
-    with staging(out) as folder:
-        path = folder / out.name
+    with staging(out, force=force) as folder:
+        file = NewFile(folder / out.name)
         try:
-            with path.open("xb") as file:
-                file.write(layout.header)
-                for a in arrays.values():
-                    file.write(np.ascontiguousarray(a).data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as e:
-            raise io_failed(path, "writing", e) from e
-        publish_file(path, out, force=force)
+            file.append(layout.header)
+            for a in arrays.values():
+                file.append(np.ascontiguousarray(a).reshape(-1).view("u1").data)
+            file.finish()
+        finally:
+            file.drop()
+        publish_file(file.path, out, force=force)
 
 
 def _arrays(p: GoldenPrompt, wide: np.dtype[np.floating]) -> dict[str, Array]:
@@ -90,9 +89,6 @@ def check_target(out: Path, *, force: bool) -> None:
     """Refuse, before a long run, an output that is taken or has no place to be."""
     if not out.name or not out.parent.resolve().is_dir():
         raise UsageError(f"{safe(out)}: no such folder to put the golden file in")
-    if not os.path.lexists(out):
-        return
-    if not force:
-        raise OutputExists(f"{safe(out)} exists already", hint="choose another name, or --force")
-    if out.is_symlink() or not out.is_file():
+    refuse_taken(out, force=force)
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_file()):
         raise OutputExists(f"{safe(out)} is not a file, and is not replaced")

@@ -19,7 +19,7 @@ from types import TracebackType
 import torch
 
 from llamatools.checkpoint import Checkpoint
-from llamatools.conversion import Begin
+from llamatools.engine.execute import Begin
 from llamatools.errors import IOFailed
 from llamatools.reference.determinism import deterministic, device_name
 from llamatools.reference.environment import environment

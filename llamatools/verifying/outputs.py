@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llamatools.engine.publish import publish_file, staging, write_document
+from llamatools.engine.newfile import write_document
+from llamatools.engine.place import staging
+from llamatools.engine.publish import publish_file
 from llamatools.errors import OutputExists, UsageError
 from llamatools.text import safe
 from llamatools.verifying.html import html
@@ -50,6 +52,6 @@ def write_reports(report: dict[str, Any], junit_path: str | None, html_path: str
 
 def replace_file(out: Path, data: bytes) -> None:
     """A whole file in one step, over an older one."""
-    with staging(out) as folder:
+    with staging(out, force=True) as folder:
         write_document(folder / out.name, data)
         publish_file(folder / out.name, out, force=True)

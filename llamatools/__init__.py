@@ -9,6 +9,7 @@
 
     llamatools.convert("Llama-3.1-8B", "out", llamatools.Options(to="hf"))
     llamatools.fingerprint("out").digest
+    llamatools.check("out").holds
     llamatools.verify("out", "golden.safetensors").holds
 
     llamatools.answer(llamatools.read_subject("out"), llamatools.Question(tp=2)).report  # memory
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 from llamatools._version import __version__
 
 if TYPE_CHECKING:
+    from llamatools.checking.check import Checked, check
     from llamatools.checkpoint import Checkpoint, open_checkpoint
     from llamatools.conversion import Prepared, convert, prepare, run
     from llamatools.deltas.apply import apply_delta
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Answer": "memory.report",
+    "Checked": "checking.check",
     "Checkpoint": "checkpoint",
     "Extract": "extraction.choice",
     "Fingerprint": "fingerprints",
@@ -74,6 +77,7 @@ _HOMES = {
     "Wishes": "verifying.verdict",
     "answer": "memory.report",
     "apply_delta": "deltas.apply",
+    "check": "checking.check",
     "compare_tokenizers": "tokenizer.between",
     "convert": "conversion",
     "convert_tokenizer": "tokenizing",
@@ -101,6 +105,7 @@ _HOMES = {
 
 __all__ = [
     "Answer",
+    "Checked",
     "Checkpoint",
     "Extract",
     "Fingerprint",
@@ -120,6 +125,7 @@ __all__ = [
     "__version__",
     "answer",
     "apply_delta",
+    "check",
     "compare_tokenizers",
     "convert",
     "convert_tokenizer",

@@ -1,10 +1,14 @@
-"""Conversion from end to end: open, plan, run, publish."""
+"""Conversion from end to end: open, plan, run, publish.
+
+A run that is cut short leaves what it has finished (engine/work.py), and the same command goes on
+from there. Its output is read back before it is published, whoever asked for that or not: what an
+earlier run wrote down of its tensors is held against the tensors themselves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from os import fsync
 from pathlib import Path
 
 from blake3 import blake3
@@ -12,16 +16,21 @@ from blake3 import blake3
 from llamatools.checkpoint import Checkpoint, open_checkpoint
 from llamatools.containers.base import InputFile
 from llamatools.engine.environment import check_alone
-from llamatools.engine.execute import DEFAULT_MEMORY, Outcome, Resources, execute, resources
-from llamatools.engine.publish import (
-    check_kept,
-    check_paths,
-    check_space,
-    publish,
-    staging,
-    write_document,
+from llamatools.engine.execute import (
+    DEFAULT_MEMORY,
+    Begin,
+    Outcome,
+    Resources,
+    execute,
+    resources,
 )
-from llamatools.engine.sink import io_failed
+from llamatools.engine.newfile import NewFile, write_document
+from llamatools.engine.place import Place, occupied
+from llamatools.engine.publish import check_kept, check_paths, check_space, publish
+from llamatools.engine.split import check_unchanged
+from llamatools.engine.words import say
+from llamatools.engine.work import Work
+from llamatools.errors import BadInput, IOFailed
 from llamatools.history import NAME as MANIFEST
 from llamatools.jsonio import dump_json
 from llamatools.manifest import build_manifest
@@ -29,15 +38,15 @@ from llamatools.plan.build import Options, plan_conversion
 from llamatools.plan.carry import NONE
 from llamatools.plan.passes.finite import check_finite, watched
 from llamatools.plan.plan import Plan
+from llamatools.readback import read_back
+from llamatools.text import safe
 
 _DOCUMENT_RESERVE = 1 << 20
 """Space set aside for the manifest, whose size is not known beforehand, per thousand tensors."""
 
-Begin = Callable[[int], Callable[[int], None]]
-"""Called with the bytes of model data to come; returns what takes note of bytes done."""
-
 Perform = Callable[[Plan, Resources, Path, Begin], Outcome]
-"""How a plan is carried out, with its weight files in a folder: `execute`, or several processes."""
+"""How a plan is carried out at once, with its weight files in a folder: by one process or several.
+"""
 
 Report = Callable[[Outcome, Mapping[str, tuple[int, str]]], dict[str, object]]
 """Called with what a run found out and its files, name -> (bytes, BLAKE3); returns what to say of
@@ -58,8 +67,26 @@ def _prove_nothing(folder: Path, name: str, found: Mapping[str, object]) -> Mapp
     return {}
 
 
-def _alone(plan: Plan, limits: Resources, folder: Path, begin: Begin) -> Outcome:
+def alone(plan: Plan, limits: Resources, folder: Path, begin: Begin) -> Outcome:
+    """All of it, in this process."""
     return execute(plan, limits, folder, begin(sum(s.value.nbytes for s in plan.work)))
+
+
+@dataclass
+class _AtOnce:
+    """What stands in for Work where an interruption leaves nothing."""
+
+    plan: Plan
+    place: Place
+    perform: Perform
+    bytes_there = 0
+    resumed = False
+
+    def __post_init__(self) -> None:
+        self.place.clear()
+
+    def carry_out(self, limits: Resources, begin: Begin, *, more: bool) -> Outcome:
+        return self.perform(self.plan, limits, self.place.folder, begin)
 
 
 @dataclass(frozen=True)
@@ -78,13 +105,12 @@ class Prepared:
     """What the command promises of the result; raises CheckFailed where it does not hold."""
     prove: Proof = _prove_nothing
     """How the output is looked at before it gets its name."""
+    max_memory: int = DEFAULT_MEMORY
 
     @property
     def disk_needed(self) -> int:
         """Bytes the output takes, its manifest estimated."""
-        travellers = sum(
-            (self.source.folder.path / name).stat().st_size for name in self.plan.travellers
-        )
+        travellers = sum(_size(self.source.folder.path / name) for name in self.plan.travellers)
         manifest = _DOCUMENT_RESERVE * (1 + len(self.plan.steps) // 1000)
         return self.plan.write_bytes + travellers + manifest
 
@@ -111,15 +137,19 @@ def prepare(
     wanted = options.check_finite
     if wanted or (wanted is None and plan.merge is not None):
         plan = watched(plan)
-    return Prepared(source, target, options, plan, resources(plan, jobs, max_memory), force)
+    limits = resources(plan, jobs, max_memory)
+    return Prepared(source, target, options, plan, limits, force, max_memory=max_memory)
 
 
 def run(
     prepared: Prepared,
     begin: Begin = lambda total: lambda done: None,
-    perform: Perform = _alone,
+    perform: Perform | None = None,
 ) -> dict[str, object]:
-    """Write the output and publish it; returns its manifest, and what was proven of it."""
+    """Write the output and publish it; returns its manifest, and what was proven of it.
+
+    Without `perform`, part by part: what is finished outlives an interruption.
+    """
     source, plan = prepared.source, prepared.plan
 
     def manifest(outcome: Outcome, files: Mapping[str, tuple[int, str]]) -> dict[str, object]:
@@ -131,28 +161,45 @@ def run(
 
 
 def write(
-    prepared: Prepared, name: str, report: Report, begin: Begin, perform: Perform = _alone
+    prepared: Prepared,
+    name: str,
+    report: Report,
+    begin: Begin,
+    perform: Perform | None = alone,
 ) -> dict[str, object]:
     """Write the output, with the report on it in the file `name`, and publish it."""
     plan, source = prepared.plan, prepared.source
-    if perform is _alone:
+    if perform is None:
         check_alone("a conversion")
-    check_space(prepared.out, prepared.disk_needed)
-    with staging(prepared.out) as folder:
+    with occupied(prepared.out, force=prepared.force) as place:
+        work = Work(plan, place) if perform is None else _AtOnce(plan, place, perform)
+        check_space(prepared.out, prepared.disk_needed - work.bytes_there)
         files: dict[str, tuple[int, str]] = {}
         for document, data in plan.documents.items():
-            write_document(folder / document, data)
+            write_document(place.folder / document, data)
             files[document] = len(data), blake3(data).hexdigest()
         for traveller in plan.travellers:
-            files[traveller] = _copy(source.folder.path / traveller, folder / traveller)
-        outcome = perform(plan, prepared.limits, folder, begin)
+            files[traveller] = _copy(source.folder.path / traveller, place.folder / traveller)
+        more = prepared.prove is not _prove_nothing
+        outcome = work.carry_out(prepared.limits, begin, more=more)
+        check_unchanged(plan)
         for f in plan.files:
             files[f.name] = f.layout.size, outcome.files[f.name]
         found = report(outcome, files)
-        write_document(folder / name, dump_json(found))
-        proven = prepared.prove(folder, name, found)
-        publish(folder, prepared.out, force=prepared.force)
+        write_document(place.folder / name, dump_json(found))
+        if work.resumed and prepared.prove is _prove_nothing:
+            _read_back(prepared, place.folder, name, found, begin)
+        proven = prepared.prove(place.folder, name, found)
+        publish(place.folder, prepared.out, force=prepared.force)
     return {**found, **proven}
+
+
+def _read_back(
+    prepared: Prepared, folder: Path, name: str, found: Mapping[str, object], begin: Begin
+) -> None:
+    say("reading the output back, since an earlier run wrote a part of it")
+    jobs, memory = prepared.limits.jobs, prepared.max_memory
+    read_back(folder, name, found, jobs=jobs, max_memory=memory, begin=begin)
 
 
 def convert(
@@ -172,19 +219,28 @@ def convert(
         return run(prepare(opened, out, options, jobs=jobs, max_memory=max_memory, force=force))
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as e:
+        raise IOFailed(f"{safe(path)}: cannot be looked at: {e.strerror}") from e
+
+
 def _copy(source: Path, target: Path) -> tuple[int, str]:
     """Copy a file that travels unchanged; returns its size and BLAKE3."""
     file = InputFile(source)
     hasher = blake3()
     try:
-        with target.open("xb") as out:
+        out = NewFile(target)
+        try:
             for block in file.blocks():
                 hasher.update(block)
-                out.write(block)
-            out.flush()
-            fsync(out.fileno())
-    except OSError as e:
-        raise io_failed(target, "writing", e) from e
+                out.append(block)
+            out.finish()
+        finally:
+            out.drop()
+        if file.changed:
+            raise BadInput(f"{safe(source)}: was changed while it was read")
     finally:
         file.close()
     return file.size, hasher.hexdigest()

@@ -4,13 +4,15 @@ The exit codes are part of the interface:
 
     0  everything asked for holds        4  input/output failed; running again may help
     1  a check did not hold              5  the output exists already, or is locked
-    2  wrong usage                       130, 143  stopped by a signal
+    2  wrong usage                       129, 130, 143  stopped by a signal
     3  the input is not acceptable
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
 
 class LlamatoolsError(Exception):
@@ -74,3 +76,28 @@ class CheckFailed(LlamatoolsError):
 
     exit_code = 1
     kind = "check-failed"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a run that was cut short leaves, for the same command to go on with."""
+
+    names: frozenset[str]
+    """Files that are finished."""
+    of: int
+    """How many there will be."""
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{len(self.names)} of {self.of} files are finished, and kept in {self.folder}"
+
+
+def kept(error: BaseException) -> Kept | None:
+    """What the run that ended so has left; None where nothing is left of it."""
+    cause: BaseException | None = error
+    while cause is not None:  # click makes another exception of Ctrl-C's
+        found = getattr(cause, "kept", None)
+        if isinstance(found, Kept):
+            return found
+        cause = cause.__cause__
+    return None

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from llamatools.canonical import EMBEDDING, HEAD
 from llamatools.checkpoint import Checkpoint, open_checkpoint
-from llamatools.conversion import Begin
 from llamatools.engine.digest import fingerprint as combine
-from llamatools.engine.execute import DEFAULT_MEMORY, execute, resources
+from llamatools.engine.execute import DEFAULT_MEMORY, Begin, execute, resources
 from llamatools.plan.build import plan_fingerprint
 
 

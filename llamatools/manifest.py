@@ -15,6 +15,7 @@ from llamatools.plan.passes.cast import casts
 from llamatools.plan.passes.exactsum import rounded
 from llamatools.plan.passes.merge import lost_share, merges
 from llamatools.plan.plan import Plan
+from llamatools.seal import sealed
 
 SCHEMA = "urn:llamatools:manifest:1"
 
@@ -34,7 +35,7 @@ def build_manifest(
     It holds nothing that differs between two runs of one command: no times, no absolute paths.
     """
     start = origin or source
-    return {
+    document: dict[str, object] = {
         "$schema": SCHEMA,
         "tool": {"name": "llamatools", "version": __version__},
         "fingerprint": fingerprint(outcome.tensors),
@@ -73,6 +74,7 @@ def build_manifest(
         ],
         "casts": cast_report(plan, outcome),
     }
+    return sealed(document)
 
 
 def merge_report(source: Checkpoint, plan: Plan, outcome: Outcome) -> dict[str, object] | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llamatools.engine.publish import free_bytes
+from llamatools.engine.work import left_of
 from llamatools.plan.passes.cast import casts
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def preview(
         "jobs": limits.jobs,
         "disk_needed": prepared.disk_needed,
         "disk_free": free_bytes(prepared.out),
+        "files_finished": left_of(plan, prepared.out),
         "dtype_changes": [
             {"name": c.name, "before": c.x.dtype.name, "after": c.to.name} for c in casts(plan)
         ],

@@ -12,18 +12,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
 from llamatools.checkpoint import open_checkpoint
-from llamatools.containers.base import InputFile
-from llamatools.conversion import Begin, Prepared
-from llamatools.engine.execute import DEFAULT_MEMORY, Progress
+from llamatools.engine.digest import file_digest
+from llamatools.engine.execute import DEFAULT_MEMORY, Begin, Progress
 from llamatools.errors import BadInput, CheckFailed
 from llamatools.fingerprints import Fingerprint, TensorDigest, differences, fingerprint
 from llamatools.jsonio import dump_json
 from llamatools.text import safe
+
+if TYPE_CHECKING:
+    from llamatools.conversion import Prepared
 
 _MAX_PROBLEMS = 20
 
@@ -100,22 +102,9 @@ def _wrong_files(
     for name, expected in sorted(files.items()):
         if name not in there:
             problems.append(f"{safe(name)}: is not there")
-        elif _digest(folder / name, progress) != expected:
+        elif file_digest(folder / name, progress) != expected:
             problems.append(f"{safe(name)}: read back with other bytes than were written")
     return problems
-
-
-def _digest(path: Path, progress: Progress) -> tuple[int, str]:
-    """(size, BLAKE3)"""
-    file, hasher = InputFile(path), blake3()
-    try:
-        file.forget()
-        for block in file.blocks():
-            hasher.update(block)
-            progress(len(block))
-    finally:
-        file.close()
-    return file.size, hasher.hexdigest()
 
 
 def _fingerprint(manifest: Manifest) -> Fingerprint:

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from llamatools.engine.publish import (
-    check_output,
-    check_paths,
-    publish,
-    publish_file,
-    staging,
-    write_document,
-)
+from llamatools.engine.newfile import write_document
+from llamatools.engine.place import staging
+from llamatools.engine.publish import check_output, check_paths, publish, publish_file
 from llamatools.errors import Unsupported, UsageError
 from llamatools.opening.naming import looks_instruct
 from llamatools.text import safe
@@ -106,7 +101,7 @@ def write_files(out: Path, documents: Mapping[str, bytes], *, force: bool) -> No
             write_document(folder / out.name, documents[MODEL_NAME])
             publish_file(folder / out.name, out)
         return
-    with staging(out) as folder:
+    with staging(out, force=force) as folder:
         for name, data in documents.items():
             write_document(folder / name, data)
         publish(folder, out, force=force)

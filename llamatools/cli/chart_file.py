@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamatools.engine.publish import check_file, publish_file, staging, write_document
+from llamatools.engine.newfile import write_document
+from llamatools.engine.place import staging
+from llamatools.engine.publish import check_file, publish_file
 from llamatools.errors import UsageError
 from llamatools.text import safe
 
@@ -32,6 +34,6 @@ def write_chart(answer: Answer, out: Path, *, force: bool) -> None:
     from llamatools.cli.memory_chart import chart
 
     data = chart(answer, out.suffix.lower().lstrip("."))
-    with staging(out) as folder:
+    with staging(out, force=force) as folder:
         write_document(folder / out.name, data)
         publish_file(folder / out.name, out, force=force)

@@ -12,6 +12,7 @@ import click
 from llamatools._version import __version__
 from llamatools.cli import failures, several
 from llamatools.cli.apply_delta import apply_delta
+from llamatools.cli.check import check
 from llamatools.cli.convert import convert
 from llamatools.cli.extract_lora import extract_lora
 from llamatools.cli.fingerprint import fingerprint
@@ -42,6 +43,7 @@ for _command in (
     extract_lora,
     inspect,
     fingerprint,
+    check,
     verify,
     golden,
     tokenizer,

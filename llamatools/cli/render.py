@@ -133,6 +133,9 @@ def show_plan(report: Report) -> None:
     label_row(
         table, "disk", f"{nbytes(report['disk_needed'])} needed, {nbytes(report['disk_free'])} free"
     )
+    if finished := report["files_finished"]:
+        text = f"an interrupted run left {finished} of {count(len(report['files']), 'file')}"
+        label_row(table, "finished", text)
     label_row(
         table, "buffers", f"{nbytes(report['buffer_bytes'])} with {count(report['jobs'], 'worker')}"
     )
@@ -232,7 +235,7 @@ def _merge(console: Console, m: Report | None) -> None:
     if lost is None:
         console.print("[yellow]warning:[/] nothing changes: all that is added is zero")
         return
-    most = max(tensors, key=lambda t: t["lost"] or 0.0)
+    most = max((t for t in tensors if t["lost"] is not None), key=lambda t: float(t["lost"]))
     text = f"rounding took {lost:.2%} of the change, {most['lost']:.2%} in {most['name']}"
     if lost > _LOSS_WORTH_A_WARNING:
         console.print(f"[yellow]warning:[/] {text}; --dtype fp32 keeps all of it")

@@ -38,15 +38,29 @@ class InputFile:
             raise IOFailed(f"{safe(path)}: cannot be opened: {e.strerror}") from e
         except ValueError as e:  # a NUL, or what the file system's encoding does not have
             raise BadInput(f"{safe(path)}: not a file name") from e
-        info = os.fstat(self._fd)
+        info = self._stat()
         if not S_ISREG(info.st_mode):
             self.close()
             raise BadInput(f"{safe(path)}: is not a regular file")
         self.size = info.st_size
+        self.stamp = info.st_mtime_ns, info.st_ctime_ns
+        """When it was changed the last time, its data and anything of it, in nanoseconds."""
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    def _stat(self) -> os.stat_result:
+        try:
+            return os.fstat(self._fd)
+        except OSError as e:
+            raise IOFailed(f"{safe(self.path)}: cannot be looked at: {e.strerror}") from e
+
+    @property
+    def changed(self) -> bool:
+        """Whether somebody wrote to it since it was opened."""
+        info = self._stat()
+        return (info.st_size, info.st_mtime_ns) != (self.size, self.stamp[0])
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes at `offset`; raises BadInput past the end of the file."""

@@ -17,11 +17,11 @@ from types import TracebackType
 
 from llamatools._version import __version__
 from llamatools.checkpoint import open_checkpoint
-from llamatools.conversion import Begin
 from llamatools.deltas.encoded import CHUNK, Encoded, Key, close, open_encoded, open_key
-from llamatools.engine.execute import DEFAULT_MEMORY
-from llamatools.engine.publish import check_paths, check_space, publish, staging
-from llamatools.engine.sink import io_failed
+from llamatools.engine.execute import DEFAULT_MEMORY, Begin
+from llamatools.engine.newfile import NewFile
+from llamatools.engine.place import staging
+from llamatools.engine.publish import check_paths, check_space, publish
 from llamatools.errors import CheckFailed, LlamatoolsError, UsageError
 from llamatools.opening.folder import scan
 from llamatools.text import nbytes, safe
@@ -127,7 +127,7 @@ def run_decoding(
     """Decode every file, look at the result as at any checkpoint, and publish it."""
     check_space(decoding.out, decoding.total)
     progress = begin(decoding.total)
-    with staging(decoding.out) as folder:
+    with staging(decoding.out, force=decoding.force) as folder:
         # Small ones first: a wrong key is found out before gigabytes are decoded with it.
         small = [f for f in decoding.files if f.size <= CHUNK]
         large = [f for f in decoding.files if f.size > CHUNK]
@@ -195,19 +195,17 @@ def _decode(
 ) -> str:
     """Write one plain file, synced; returns the SHA-256 of what was written."""
     hasher = hashlib.sha256()
-    path = folder / entry.plain
+    out = NewFile(folder / entry.plain)
     try:
-        with path.open("xb") as out:
-            for block in _blocks(decoding, entry):
-                if stop.is_set():
-                    break
-                hasher.update(block)
-                out.write(block)
-                progress(len(block))
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError as e:
-        raise io_failed(path, "writing", e) from e
+        for block in _blocks(decoding, entry):
+            if stop.is_set():
+                break
+            hasher.update(block)
+            out.append(block)
+            progress(len(block))
+        out.finish()
+    finally:
+        out.drop()
     return hasher.hexdigest()
 
 

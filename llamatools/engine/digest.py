@@ -8,11 +8,13 @@ fingerprint whether its layout stores the tied head or not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from blake3 import blake3
 
 from llamatools.canonical import EMBEDDING, HEAD
+from llamatools.containers.base import InputFile
 from llamatools.dtypes import DType
 
 _HEADING = b"llamatools fingerprint 1\n"
@@ -21,6 +23,19 @@ _HEADING = b"llamatools fingerprint 1\n"
 def tensor_hasher(dtype: DType, shape: tuple[int, ...]) -> blake3:
     """A hasher that has taken in the tensor's type and shape; feed it the bytes."""
     return blake3(f"{dtype.name} {'x'.join(map(str, shape))}\n".encode())
+
+
+def file_digest(path: Path, progress: Callable[[int], None]) -> tuple[int, str]:
+    """(size, BLAKE3) of a file as the disk has it, if the system lets go of its copy."""
+    file, hasher = InputFile(path), blake3()
+    try:
+        file.forget()
+        for block in file.blocks():
+            hasher.update(block)
+            progress(len(block))
+    finally:
+        file.close()
+    return file.size, hasher.hexdigest()
 
 
 def fingerprint(digests: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,22 @@ _BLOCK_BYTES = 2 << 20
 
 Progress = Callable[[int], None]
 """Called with the number of bytes of model data just finished, from any thread."""
+
+Begin = Callable[[int], Progress]
+"""Called with the bytes of model data to come; returns what takes note of bytes done."""
+
+Settle = Callable[[Sequence[Sink]], None]
+"""Called with the files, complete; has them finished, or dropped, now or later."""
+
+
+def settle(sinks: Sequence[Sink]) -> None:
+    """Finish all files; where one fails, the others are dropped."""
+    try:
+        for sink in sinks:
+            sink.finish()
+    finally:
+        for sink in sinks:
+            sink.drop()
 
 
 @dataclass(frozen=True)
@@ -263,15 +279,17 @@ class _Run:
         out = self.outcome
         out.records_checked, out.records_partial = self.checks.finish()
 
-    def finish(self) -> Outcome:
+    def finish(self, settle: Settle) -> Outcome:
         out = self.outcome
         for f, sink in zip(self._plan.files, self.sinks, strict=True):
-            out.files[f.name] = sink.finish()
+            out.files[f.name] = sink.complete()
+        sinks, self.sinks = self.sinks, []
+        settle(sinks)
         return out
 
-    def close(self) -> None:
+    def drop(self) -> None:
         for sink in self.sinks:
-            sink.close()
+            sink.drop()
 
 
 def execute(
@@ -280,8 +298,10 @@ def execute(
     folder: Path | None = None,
     progress: Progress = lambda n: None,
     checks: RecordChecks | None = None,
+    settle: Settle = settle,
 ) -> Outcome:
-    """Run a plan; its weight files are created in `folder`, complete and synced on return.
+    """Run a plan; its weight files are created in `folder`, complete and synced on return, unless
+    `settle` puts that off.
 
     The first failure, or a signal, stops all workers before it is raised. Who gives `checks` is the
     one to finish them: of a part of a plan, when the other parts have been seen.
@@ -298,10 +318,10 @@ def execute(
         run.raise_failure()
         if checks is None:
             run.check_records()
-        return run.finish()
+        return run.finish(settle)
     finally:
         run.stop()
         for t in threads:
             if t.ident is not None:
                 t.join()
-        run.close()
+        run.drop()

@@ -1,37 +1,46 @@
-"""Output appears whole or not at all: built in a sibling folder, synced, then renamed once."""
+"""Output appears whole or not at all: built in a place of its own (place.py), renamed once.
+
+By force it takes the place of another output, in one step where the file system can exchange two
+names; where it cannot, the former output waits in the run's place, from where the next run of the
+same command gives it back if this one is cut short in between.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from llamatools.containers import links
+from llamatools.engine import rename
 from llamatools.engine.commit import commit
-from llamatools.engine.sink import io_failed
-from llamatools.errors import IOFailed, OutputExists, UsageError
+from llamatools.engine.newfile import io_failed
+from llamatools.engine.place import OLD, Unsure, place_of, refuse_taken
+from llamatools.engine.words import say
+from llamatools.errors import IOFailed, LlamatoolsError, OutputExists, UsageError
 from llamatools.text import nbytes, safe
 
-_RENAME_NOREPLACE = 1
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
-_libc = ctypes.CDLL(None, use_errno=True)
+_OURS = ("llamatools.json", "llamatools-delta.json")
+_MODEL = ("*.safetensors", "*.pth", "*.bin", "tokenizer.json", "tokenizer.model")
+"""Where one of these is, --force takes a folder without folders for a checkpoint."""
 
 
 def check_paths(source: Path, out: Path, *, force: bool) -> None:
     """Refuse an output that is taken, or that lies in, around or on the input."""
-    src, dst = source.resolve(), out.resolve()
-    if any(dst == h or h in dst.parents or dst in (*h.parents, src) for h in _homes(src)):
+    src, dst = _found(source), _found(out)
+    homes = _homes(src)
+    if any(dst == h or h in dst.parents or dst in (*h.parents, src) for h in homes):
         raise UsageError(
             f"the output {safe(out)} is the input, or lies inside or around it",
             hint="choose an output folder beside the input",
         )
     check_output(out, force=force)
+    if place_of(out) in (homes[0], *homes[0].parents):
+        raise UsageError(
+            f"the input {safe(source)} is what an interrupted run for {safe(out)} left",
+            hint="run that command again to finish it, or choose another name for the output",
+        )
 
 
 def _homes(source: Path) -> tuple[Path, ...]:
@@ -93,8 +102,29 @@ def _entries(folder: Path) -> list[Path]:
 def check_output(out: Path, *, force: bool) -> None:
     """Refuse an output that is taken, or that has no place to be."""
     _check_place(out, force=force)
-    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir()):
+    check_replaceable(out)
+
+
+def check_replaceable(out: Path) -> None:
+    """OutputExists where the name is that of something which nobody wants replaced by a model."""
+    if not os.path.lexists(out):
+        return
+    if out.is_symlink() or not out.is_dir():
         raise OutputExists(f"{safe(out)} is not a folder, and is not replaced")
+    try:
+        entries = list(out.iterdir())
+    except OSError as e:
+        raise io_failed(out, "listing the folder", e) from e
+    if not entries or any((out / name).is_file() for name in _OURS):
+        return
+    model = any(e.match(pattern) for e in entries for pattern in _MODEL)
+    hidden = any(e.name.startswith(".") for e in entries)
+    if any(e.is_dir() for e in entries) or (hidden and not model):
+        raise OutputExists(
+            f"{safe(out)} has folders or hidden files in it and is no output of llamatools: it is "
+            "not replaced",
+            hint="choose another name, or remove it first",
+        )
 
 
 def check_file(out: Path, *, force: bool) -> None:
@@ -112,18 +142,29 @@ def _check_place(out: Path, *, force: bool) -> None:
             f"{safe(out)}: the current folder cannot be the output",
             hint="give the output folder a name",
         )
-    if not out.parent.resolve().is_dir():
+    parent = _found(out.parent)
+    if not parent.is_dir():
         raise UsageError(f"{safe(out.parent)}: no such folder to put the output in")
-    longest = os.pathconf(out.parent.resolve(), "PC_NAME_MAX")
+    longest = os.pathconf(parent, "PC_NAME_MAX")
     if len(os.fsencode(out.name)) > longest:
         raise UsageError(f"{safe(out)}: a name of more than {longest} bytes")
-    if os.path.lexists(out) and not force:
-        raise OutputExists(f"{safe(out)} exists already", hint="choose another name, or --force")
+    refuse_taken(out, force=force)
+
+
+def _found(path: Path) -> Path:
+    """Where a path leads."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as e:
+        raise UsageError(f"{safe(path)}: leads nowhere: {safe(e)}") from e
 
 
 def free_bytes(out: Path) -> int:
     """Space that the file system of `out` has for us."""
-    info = os.statvfs(out.parent.resolve())
+    try:
+        info = os.statvfs(out.parent.resolve())
+    except OSError as e:
+        raise io_failed(out.parent, "asking for its free space", e) from e
     return info.f_bavail * info.f_frsize
 
 
@@ -137,46 +178,25 @@ def check_space(out: Path, needed: int) -> None:
         )
 
 
-@contextmanager
-def staging(out: Path) -> Iterator[Path]:
-    """A fresh folder beside `out`, removed with all it holds unless it was published."""
-    parent = out.parent.resolve()
-    # Cut, since a name may have 255 bytes at most.
-    name = os.fsdecode(os.fsencode(out.name)[:200])
-    folder = parent / f".{name}.llamatools-{secrets.token_hex(4)}"
-    try:
-        try:
-            folder.mkdir()
-        except OSError as e:
-            raise io_failed(folder, "creating the folder", e) from e
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_document(path: Path, data: bytes) -> None:
-    """A small file, whole and synced."""
-    try:
-        with path.open("xb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-    except OSError as e:
-        raise io_failed(path, "writing", e) from e
-
-
 def publish(folder: Path, out: Path, *, force: bool) -> None:
-    """Give a finished staging folder its name, in one step, and make that durable."""
-    _sync_folder(folder)
-    commit()
+    """Give a finished folder its name, in one step, and make that durable.
+
+    By force, what had the name is in the finished folder's place then, and goes with that.
+    """
+    rename.sync_folder(folder)
     target = _resolved(out)
-    if force and os.path.lexists(target):
-        # Afterwards the staging folder holds the old output, and is removed with it.
-        if not _rename(folder, target, _RENAME_EXCHANGE):
-            _replace_in_two_steps(folder, target)
+    replaced = force and os.path.lexists(target)
+    if replaced:
+        check_replaceable(target)
+    commit()
+    former = None
+    if not replaced:
+        rename.place(folder, target)
+    elif rename.exchange(folder, target):
+        former = folder
     else:
-        _place(folder, target)
-    _sync_folder(target.parent)
+        former = _replace_in_two_steps(folder, target)
+    _settle(target, former)
 
 
 def publish_file(file: Path, out: Path, *, force: bool = False, stands: bool = True) -> None:
@@ -187,11 +207,26 @@ def publish_file(file: Path, out: Path, *, force: bool = False, stands: bool = T
     if stands:
         commit()
     target = _resolved(out)
-    if force:
-        _replace(file, target)
-    else:
-        _place(file, target)
-    _sync_folder(target.parent)
+    if not force:
+        rename.place(file, target)
+    elif os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
+        raise OutputExists(f"{safe(target)} is not a plain file, and is not replaced")
+    else:  # one step on every file system
+        rename.move(file, target)
+    _settle(target, None)
+
+
+def _settle(target: Path, former: Path | None) -> None:
+    """Make the output's new name durable, before anything goes that it replaced."""
+    try:
+        rename.sync_folder(target.parent)
+    except IOFailed as e:
+        error = Unsure(
+            [f"{safe(target)} is written, but may not outlast a failure of power:", *e.problems],
+            hint=f"what it replaced is still there, as {safe(former)}" if former else e.hint,
+        )
+        error.replaced = former is not None
+        raise error from e
 
 
 def _resolved(out: Path) -> Path:
@@ -199,52 +234,26 @@ def _resolved(out: Path) -> Path:
     return out.parent.resolve() / out.name
 
 
-def _place(new: Path, target: Path) -> None:
-    """Rename to a name that must be free."""
-    if not _rename(new, target, _RENAME_NOREPLACE):
-        if os.path.lexists(target):
-            raise OutputExists(f"{safe(target)} exists already", hint="choose another name")
-        new.rename(target)
-
-
-def _replace(file: Path, target: Path) -> None:
-    """Rename over a plain file, or to a free name: one step on every file system."""
-    if os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
-        raise OutputExists(f"{safe(target)} is not a plain file, and is not replaced")
+def _replace_in_two_steps(folder: Path, target: Path) -> Path:
+    """For file systems that cannot exchange two names: there is a moment without output. Returns
+    where the former one is."""
+    old = folder.with_name(OLD)
+    say(
+        f"{safe(target)} is replaced in two steps, since its file system knows no single one; if "
+        f"that is cut short, it is in {safe(old)}"
+    )
+    rename.move(target, old)
     try:
-        file.replace(target)
-    except OSError as e:
-        raise io_failed(target, "renaming the finished output", e) from e
-
-
-def _replace_in_two_steps(folder: Path, target: Path) -> None:
-    """For file systems that cannot exchange two names: there is a moment without output."""
-    old = folder.with_name(folder.name + ".old")
-    target.rename(old)
-    folder.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _rename(old: Path, new: Path, flag: int) -> bool:
-    """renameat2; False where the system or the file system does not know the flag."""
-    call = getattr(_libc, "renameat2", None)
-    if call is None:
-        return False
-    if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flag) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL):
-        return False
-    if code == errno.EEXIST:
-        raise OutputExists(f"{safe(new)} exists already", hint="choose another name")
-    raise io_failed(new, "renaming the finished output", OSError(code, os.strerror(code)))
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    except OSError as e:
-        raise io_failed(folder, "fsync", e) from e
-    finally:
-        os.close(fd)
+        rename.sync_folder(old.parent)
+        rename.move(folder, target)
+    except LlamatoolsError as e:
+        try:
+            rename.move(old, target)
+        except LlamatoolsError as other:
+            raise IOFailed(
+                [*e.problems, *other.problems],
+                hint=f"what it replaced is still there, as {safe(old)}; the next run for this "
+                "output gives it its name back",
+            ) from e
+        raise
+    return old

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 
 from blake3 import blake3
 from zlib_ng.zlib_ng import crc32
 
 from llamatools.containers.base import FileLayout
-from llamatools.errors import IOFailed
-from llamatools.text import safe
-
-_WRITE_BYTES = 256 << 10
-"""Bytes per system call. The page cache takes memory in pieces as large as the write: small ones
-are found among what was just freed, large ones in a virtual machine are memory that the host has
-taken back and must give again, at several times the cost of the copy itself."""
+from llamatools.engine.newfile import NewFile
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE = 2
@@ -34,39 +27,19 @@ def _start_writeback(fd: int, offset: int, size: int) -> None:
         )
 
 
-def io_failed(path: Path, doing: str, error: OSError) -> IOFailed:
-    """The message for a system call on an output file that failed."""
-    return IOFailed(
-        f"{safe(path)}: {doing} failed: {error.strerror or error}",
-        hint="free space or choose another disk, then run the same command again",
-    )
-
-
 class Sink:
-    """Create, `write` in any order, `digest` the same pieces in file order, `finish`."""
+    """`write` in any order, `digest` the same pieces in file order, `complete`, `finish`."""
 
     def __init__(self, path: Path, layout: FileLayout) -> None:
-        self.path = path
         self._layout = layout
         self._hasher = blake3()
         self._crcs: list[int] = []
         self._literals = 0
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._fd = os.open(path, flags, 0o666)
-            if layout.size:
-                os.posix_fallocate(self._fd, 0, layout.size)
-        except OSError as e:
-            raise io_failed(path, "creating the file", e) from e
+        self._file = NewFile(path, layout.size)
 
     def write(self, offset: int, data: memoryview) -> None:
-        done = 0
-        try:
-            while done < len(data):
-                done += os.pwrite(self._fd, data[done : done + _WRITE_BYTES], offset + done)
-        except OSError as e:
-            raise io_failed(self.path, f"writing at byte {offset + done}", e) from e
-        _start_writeback(self._fd, offset, len(data))
+        self._file.write(offset, data)
+        _start_writeback(self._file.fileno(), offset, len(data))
 
     def digest(self, slot: int, data: memoryview) -> None:
         """Take in the next bytes of a slot."""
@@ -87,19 +60,15 @@ class Sink:
         self._crcs.append(0)
         self._literals += 1
 
-    def finish(self) -> str:
-        """Complete, fsync and close the file; returns its BLAKE3."""
+    def complete(self) -> str:
+        """Write what follows the last slot; returns the file's BLAKE3."""
         while self._literals <= len(self._layout.slots):
             self._literal()
-        try:
-            os.fsync(self._fd)
-        except OSError as e:
-            raise io_failed(self.path, "fsync", e) from e
-        finally:
-            self.close()
         return self._hasher.hexdigest()
 
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+    def finish(self) -> None:
+        """fsync and close a complete file."""
+        self._file.finish()
+
+    def drop(self) -> None:
+        self._file.drop()

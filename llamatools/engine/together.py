@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamatools.engine.checksums import RecordChecks
-from llamatools.engine.execute import Outcome, Resources, execute
+from llamatools.engine.execute import Begin, Outcome, Resources, execute
+from llamatools.engine.newfile import io_failed, write_document
 from llamatools.engine.processes import Processes
-from llamatools.engine.publish import write_document
-from llamatools.engine.sink import io_failed
 from llamatools.engine.split import identity, inputs, part_of, united
 from llamatools.errors import BadInput, UsageError
 from llamatools.plan.plan import Plan
 from llamatools.text import safe
 
 if TYPE_CHECKING:
-    from llamatools.conversion import Begin, Perform
+    from llamatools.conversion import Perform
 
 _DESK = ".processes"
 _NONCE = "nonce"
@@ -57,7 +56,8 @@ def _lead(
     except OSError as e:
         raise io_failed(desk, "creating the folder", e) from e
     write_document(desk / _NONCE, nonce.encode())
-    processes.put(_FOLDER, {"name": folder.name, _NONCE: nonce, "plan": identity(plan)})
+    name = folder.relative_to(folder.parents[1])
+    processes.put(_FOLDER, {"name": str(name), _NONCE: nonce, "plan": identity(plan)})
     mine, checks, files = part_of(plan, 0, processes.size), RecordChecks(), inputs(plan)
     progress = processes.watching(begin(sum(s.value.nbytes for s in mine.work)))
     outcomes = [execute(mine, limits, folder, progress, checks)]

@@ -14,9 +14,10 @@ from blake3 import blake3
 from llamatools.adapters import config as peft
 from llamatools.checkpoint import Checkpoint, open_checkpoint
 from llamatools.containers.base import InputFile
-from llamatools.conversion import Begin
-from llamatools.engine.execute import execute, resources
-from llamatools.engine.publish import check_paths, check_space, publish, staging, write_document
+from llamatools.engine.execute import Begin, execute, resources
+from llamatools.engine.newfile import write_document
+from llamatools.engine.place import staging
+from llamatools.engine.publish import check_paths, check_space, publish
 from llamatools.errors import BadInput, CheckFailed
 from llamatools.extraction.adapter import Adapter, assemble
 from llamatools.extraction.choice import Extract, Task, Use, choose
@@ -67,7 +68,7 @@ def extract(
     tied = tied_in_both(base, tuned)
     tasks = choose(pair_up(base, tuned), wishes, tied=tied)
     check_space(target, sum(_largest(t, wishes) for t in tasks))
-    with staging(target) as folder:
+    with staging(target, force=force) as folder:
         with Spool(folder / _SPOOL) as spool:
             with Crew(jobs) as crew:
                 progress = begin(sum(t.pair.nbytes for t in tasks))

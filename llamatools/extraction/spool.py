@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 import torch
 
 from llamatools.containers.base import InputFile, StoredTensor
 from llamatools.dtypes import BY_TORCH
-from llamatools.engine.sink import io_failed
+from llamatools.engine.newfile import NewFile
 from llamatools.expr.nodes import Read
 
 
@@ -22,16 +21,13 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._out: BinaryIO | None = None
+        self._out: NewFile | None = None
         self._input: InputFile | None = None
         self._kept: list[tuple[str, torch.dtype, tuple[int, ...], int]] = []
         self._size = 0
 
     def __enter__(self) -> Spool:
-        try:
-            self._out = self._path.open("xb")
-        except OSError as e:
-            raise io_failed(self._path, "creating the file", e) from e
+        self._out = NewFile(self._path)
         return self
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
@@ -39,10 +35,7 @@ class Spool:
         assert self._out is not None, "what is spooled can only be read once all of it is there"
         # Flat first: a side of one element has any stride, which a view of bytes does not take.
         data = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
-        try:
-            self._out.write(data)
-        except OSError as e:
-            raise io_failed(self._path, f"writing at byte {self._size}", e) from e
+        self._out.append(data)
         self._kept.append((name, tensor.dtype, tuple(tensor.shape), self._size))
         self._size += data.nbytes
 
@@ -61,10 +54,7 @@ class Spool:
         if self._out is None:
             return
         out, self._out = self._out, None
-        try:
-            out.close()
-        except OSError as e:
-            raise io_failed(self._path, "writing", e) from e
+        out.finish(sync=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None

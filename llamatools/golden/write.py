@@ -20,7 +20,6 @@ N.targets may be absent where N.logits has all positions.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,8 +28,9 @@ from numpy.typing import NDArray
 
 from llamatools.containers.safetensors_write import safetensors_layout
 from llamatools.dtypes import BY_NAME
-from llamatools.engine.publish import check_apart, check_file, publish_file, staging
-from llamatools.engine.sink import io_failed
+from llamatools.engine.newfile import NewFile
+from llamatools.engine.place import staging
+from llamatools.engine.publish import check_apart, check_file, publish_file
 from llamatools.golden.document import to_json
 from llamatools.golden.model import Golden, GoldenPrompt
 
@@ -48,18 +48,16 @@ def write_golden(golden: Golden, out: Path, *, force: bool = False) -> None:
     shapes = [(n, BY_NAME[_CODES[a.dtype.str]], a.shape) for n, a in arrays.items()]
     text = json.dumps(to_json(golden), ensure_ascii=False, allow_nan=False)
     layout = safetensors_layout(shapes, {METADATA_KEY: text})
-    with staging(out) as folder:
-        path = folder / out.name
+    with staging(out, force=force) as folder:
+        file = NewFile(folder / out.name)
         try:
-            with path.open("xb") as file:
-                file.write(layout.header)
-                for a in arrays.values():
-                    file.write(np.ascontiguousarray(a).data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as e:
-            raise io_failed(path, "writing", e) from e
-        publish_file(path, out, force=force)
+            file.append(layout.header)
+            for a in arrays.values():
+                file.append(np.ascontiguousarray(a).reshape(-1).view("u1").data)
+            file.finish()
+        finally:
+            file.drop()
+        publish_file(file.path, out, force=force)
 
 
 def _arrays(p: GoldenPrompt, wide: np.dtype[np.floating]) -> dict[str, Array]:

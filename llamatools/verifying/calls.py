@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llamatools.checkpoint import Checkpoint, open_checkpoint
-from llamatools.conversion import Begin
 from llamatools.engine.environment import check_alone
+from llamatools.engine.execute import Begin
 from llamatools.fingerprints import fingerprint
 from llamatools.golden.create import Report, Run, record
 from llamatools.golden.model import Golden

@@ -12,13 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from llamatools.engine.publish import (
-    check_apart,
-    check_file,
-    publish_file,
-    staging,
-    write_document,
-)
+from llamatools.engine.newfile import write_document
+from llamatools.engine.place import staging
+from llamatools.engine.publish import check_apart, check_file, publish_file
 from llamatools.errors import LlamatoolsError, OutputExists
 from llamatools.text import safe
 from llamatools.verifying import html, junit
@@ -80,6 +76,6 @@ def _reason(e: BaseException) -> tuple[Sequence[str], str | None]:
 
 def replace_file(out: Path, data: bytes, *, stands: bool = True) -> None:
     """A whole file in one step, over an older one."""
-    with staging(out) as folder:
+    with staging(out, force=True) as folder:
         write_document(folder / out.name, data)
         publish_file(folder / out.name, out, force=True, stands=stands)

@@ -10,7 +10,7 @@ from support.calls import call
 
 from llamatools import __version__
 
-COMMANDS = ("convert", "inspect", "fingerprint", "verify")
+COMMANDS = ("convert", "inspect", "fingerprint", "check", "verify")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -35,6 +35,7 @@ OPTIONS = {
         "--report", "--dtype", "--device", "--resident", "--max-device-memory", "--threads",
         "--json",
     ],
+    "check": ["--fingerprint", "--jobs", "--max-memory", "--quiet", "--json"],
     "fingerprint": ["--tensors", "--jobs", "--max-memory", "--quiet", "--json"],
 }  # fmt: skip
 

@@ -257,7 +257,7 @@ def test_files_that_make_no_checkpoint(release: tuple[Path, Path, dict[str, byte
     told = refused(release, code=3)
     assert "every file is as the delta says, but they make no checkpoint" in told
     assert "no weights" in told
-    assert ".llamatools-" not in told
+    assert ".llamatools/" not in told
 
 
 @pytest.mark.parametrize(

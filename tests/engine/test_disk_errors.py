@@ -13,6 +13,8 @@ from support.calls import Called, call, leftovers, tree
 
 from llamatools.conversion import Prepared
 from llamatools.engine import publish
+from llamatools.engine.newfile import NewFile, write_document
+from llamatools.errors import IOFailed
 
 
 def _fails(real: Callable[..., Any], code: int, after: int) -> Callable[..., Any]:
@@ -49,15 +51,18 @@ def test_writing_fails(
 
 @pytest.mark.parametrize("after", range(5))
 def test_fsync_fails(after: int, hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a document, a weight file, the manifest, the staging folder: 4 + 1 calls for hf to hf."""
+    """Of a document, a weight file, the manifest, the folder and the one above it."""
     out = tmp_path / "out"
-    fails = _fails(os.fsync, errno.EIO, after)
-    monkeypatch.setattr(os, "fsync", fails)
-    monkeypatch.setattr("llamatools.conversion.fsync", fails)
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", _fails(os.fsync, errno.EIO, after))
+        done = call("convert", hf, out, "--to", "hf")
+    assert (done.code, os.strerror(errno.EIO) in done.err) == (4, True), done.err
     if after < 4:
-        _expect(call("convert", hf, out, "--to", "hf"), errno.EIO, out)
+        assert leftovers(out) == []
+        assert "kept" not in done.err
     else:  # the output had its name already; only that this is durable is not known
-        assert call("convert", hf, out, "--to", "hf").code == 4
+        assert leftovers(out) == ["out"]
+        assert "may not outlast a failure of power" in done.err
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
@@ -96,10 +101,10 @@ def test_space_is_checked_before_the_first_byte(
     out = tmp_path / "out"
     monkeypatch.setattr(publish, "free_bytes", lambda path: 1000)
 
-    def never(path: Path) -> None:
+    def never(path: Path, data: bytes) -> None:
         raise AssertionError(f"{path} was begun")
 
-    monkeypatch.setattr("llamatools.conversion.staging", never)
+    monkeypatch.setattr("llamatools.conversion.write_document", never)
     done = call("convert", hf, out, "--to", "hf")
     assert done.code == 4
     assert "are needed, 1 kB are free" in done.err
@@ -129,7 +134,7 @@ def test_a_name_longer_than_file_systems_take(hf: Path, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(
     hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def mkdir(self: Path) -> None:
+    def mkdir(self: Path, *mode: int) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
@@ -153,3 +158,90 @@ def test_force_keeps_the_old_output_when_the_new_one_fails(
     assert call("convert", hf, out, "--to", "meta", "--force").code == 4
     assert tree(out) == before
     assert leftovers(out) == ["out"]
+
+
+# --- one file -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 7, 4096])
+def test_short_writes(most: int, hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may take less than it is given; the rest follows."""
+    assert call("convert", hf, tmp_path / "a", "--to", "meta", "-q").code == 0
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:most], at))
+    assert call("convert", hf, tmp_path / "b", "--to", "meta", "-q").code == 0
+    assert tree(tmp_path / "b") == tree(tmp_path / "a")
+
+
+def test_not_a_byte_is_taken(hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails, rather than try for ever."""
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: 0)
+    done = call("convert", hf, tmp_path / "out", "--to", "hf")
+    assert (done.code, leftovers(tmp_path / "out")) == (4, [])
+    assert "writing at byte 0 failed: not a byte was taken" in done.err
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_space_that_cannot_be_set_aside(
+    code: int, hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every file system knows how; it is written all the same."""
+    assert call("convert", hf, tmp_path / "a", "--to", "meta", "-q").code == 0
+    monkeypatch.setattr(os, "posix_fallocate", _fails(os.posix_fallocate, code, 0))
+    assert call("convert", hf, tmp_path / "b", "--to", "meta", "-q").code == 0
+    assert tree(tmp_path / "b") == tree(tmp_path / "a")
+
+
+def test_closing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As network file systems do where a quota is full; and nothing is closed twice."""
+    closed: list[int] = []
+    real = os.close
+
+    def close(fd: int) -> None:
+        closed.append(fd)
+        real(fd)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    file = NewFile(tmp_path / "x")
+    with monkeypatch.context() as m:
+        m.setattr(os, "close", close)
+        with pytest.raises(IOFailed, match="closing failed: Disk quota"):
+            file.finish()
+        file.drop()
+    assert len(closed) == 1
+
+
+def test_fsync_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def fsync(fd: int) -> None:
+        asked.append(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(IOFailed, match="fsync failed"):
+        write_document(tmp_path / "x", b"data")
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling"])
+def test_only_new_files_are_written(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    path = tmp_path / ("mine" if kind == "file" else "link")
+    if kind != "file":
+        path.symlink_to("mine" if kind == "link" else "nowhere")
+    with pytest.raises(IOFailed, match="creating the file failed"):
+        write_document(path, b"data")
+    assert tree(tmp_path)["mine"] == b"precious" and not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [(errno.ENOSPC, "free space"), (errno.EROFS, "another disk"), (errno.EFBIG, "ulimit"),
+     (errno.EACCES, "may be written"), (errno.EIO, "failing")],
+)  # fmt: skip
+def test_hints_fit_what_happened(
+    code: int, hint: str, hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwrite", _fails(os.pwrite, code, 0))
+    assert hint in call("convert", hf, tmp_path / "out", "--to", "hf").err.split("hint: ")[1]

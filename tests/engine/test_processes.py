@@ -181,7 +181,7 @@ def test_one_fails_under_torchrun(hf: Path, tmp_path: Path) -> None:
 
 
 def _staged(out: Path) -> bool:
-    return any(p.suffix in (".pth", ".safetensors") for p in out.parent.glob(f".{out.name}.*/*"))
+    return any(p.suffix in (".pth", ".safetensors") for p in out.parent.glob(f".{out.name}.*/*/*"))
 
 
 def _when(is_time: Callable[[], bool], process: Any) -> None:

@@ -11,7 +11,9 @@ import pytest
 from support.calls import call, leftovers, tree
 from support.tiny_files import Tiny, write_hf
 
-from llamatools.engine import publish
+from llamatools.engine import publish, rename
+from llamatools.engine.newfile import write_document
+from llamatools.engine.place import staging
 from llamatools.errors import IOFailed, OutputExists
 
 
@@ -39,7 +41,7 @@ def test_force_where_two_names_cannot_be_exchanged(
 ) -> None:
     out = tmp_path / "out"
     assert call("convert", hf, out, "--to", "meta").code == 0
-    monkeypatch.setattr(publish, "_rename", lambda old, new, flag: False)
+    monkeypatch.setattr(rename, "_renameat2", lambda old, new, flag: errno.ENOSYS)
     assert call("convert", hf, out, "--to", "hf", "--force").code == 0
     assert "model.safetensors" in tree(out)
     assert leftovers(out) == ["out"]
@@ -65,13 +67,13 @@ def test_someone_else_takes_the_name_meanwhile(
     hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    real = publish._sync_folder
+    real = rename.sync_folder
 
     def sync(folder: Path) -> None:
         real(folder)
         out.mkdir(exist_ok=True)
 
-    monkeypatch.setattr(publish, "_sync_folder", sync)
+    monkeypatch.setattr(rename, "sync_folder", sync)
     assert call("convert", hf, out, "--to", "hf").code == 5
     assert list(out.iterdir()) == []
     assert leftovers(out) == ["out"]
@@ -187,8 +189,8 @@ def test_permissions_of_the_output(hf: Path, tmp_path: Path) -> None:
 
 
 def _publish_file(out: Path, data: bytes, *, force: bool) -> None:
-    with publish.staging(out) as folder:
-        publish.write_document(folder / out.name, data)
+    with staging(out, force=force) as folder:
+        write_document(folder / out.name, data)
         publish.publish_file(folder / out.name, out, force=force)
 
 
@@ -198,11 +200,10 @@ def test_a_file_replaces_a_file_in_one_step(
 ) -> None:
     """Whatever the file system can do, the name is never without a file, and nothing is left."""
     if not exchange:
-        monkeypatch.setattr(publish, "_rename", lambda old, new, flag: False)
+        monkeypatch.setattr(rename, "_renameat2", lambda old, new, flag: errno.ENOSYS)
     moves: list[tuple[Path, Path]] = []
-    replace, rename = Path.replace, Path.rename
-    monkeypatch.setattr(Path, "replace", lambda a, b: moves.append((a, b)) or replace(a, b))
-    monkeypatch.setattr(Path, "rename", lambda a, b: moves.append((a, b)) or rename(a, b))
+    real = os.rename
+    monkeypatch.setattr(os, "rename", lambda a, b: moves.append((a, b)) or real(a, b))
     out = tmp_path / "out.html"
     out.write_bytes(b"old")
     _publish_file(out, b"new", force=True)
@@ -222,7 +223,7 @@ def test_a_file_without_force_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     out.write_bytes(b"precious")
     for known in (True, False):
         if not known:
-            monkeypatch.setattr(publish, "_rename", lambda old, new, flag: False)
+            monkeypatch.setattr(rename, "_renameat2", lambda old, new, flag: errno.ENOSYS)
         with pytest.raises(OutputExists):
             _publish_file(out, b"new", force=False)
         assert tree(tmp_path) == {"out": b"precious"}
@@ -247,10 +248,10 @@ def test_a_file_by_force_replaces_plain_files_only(kind: str, tmp_path: Path) ->
 
 
 def test_replacing_a_file_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def replace(old: Path, new: Path) -> Path:
+    def fails(old: Path, new: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "rename", fails)
     out = tmp_path / "out"
     out.write_bytes(b"old")
     with pytest.raises(IOFailed, match="Read-only"):

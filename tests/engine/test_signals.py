@@ -92,8 +92,8 @@ def test_stopped_the_moment_the_staging_folder_is_made(
     """A signal that arrives during the system call is raised when it returns."""
     real = Path.mkdir
 
-    def mkdir(self: Path) -> None:
-        real(self)
+    def mkdir(self: Path, *mode: int) -> None:
+        real(self, *mode)
         raise KeyboardInterrupt
 
     out = tmp_path / "out"

@@ -19,7 +19,7 @@ from support.tiny_files import write_hf, write_meta
 
 import llamatools
 from llamatools import conversion, readback
-from llamatools.engine import execute
+from llamatools.engine import execute, work
 from llamatools.errors import UsageError
 from llamatools.golden.write import write_golden
 from llamatools.plan import build
@@ -120,7 +120,7 @@ def _damaged(monkeypatch: pytest.MonkeyPatch, damage: Damage) -> None:
         damage(arguments[2])
         return outcome
 
-    monkeypatch.setattr(conversion, "execute", wrapped)
+    monkeypatch.setattr(work, "execute", wrapped)
 
 
 @pytest.mark.parametrize("where", [0.3, 0.6, 0.9])
@@ -216,10 +216,14 @@ def test_stopped_while_reading_back(
     def stop(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(readback, "fingerprint", stop)
     out = tmp_path / "out"
-    assert _convert(hf, out, "--to", "meta", "--verify").code == 130
-    assert leftovers(out) == []
+    with monkeypatch.context() as m:
+        m.setattr(readback, "fingerprint", stop)
+        done = _convert(hf, out, "--to", "meta", "--verify")
+    assert done.code == 130 and "1 of 1 files are finished, and kept" in done.err
+    assert leftovers(out) == [".out.llamatools"]
+    assert "resuming: 1 of 1" in _convert(hf, out, "--to", "meta", "--verify").err
+    assert leftovers(out) == ["out"]
 
 
 def _with_words(folder: Path) -> None:
@@ -315,7 +319,7 @@ def _never(path: Path) -> None:
 def test_a_golden_of_another_vocabulary_fails_before_the_first_byte(
     dry: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "staging", _never)
+    monkeypatch.setattr(conversion, "occupied", _never)
     out, other = tmp_path / "out", GOLDEN / "llama3-mqa" / "golden.safetensors"
     done = _convert(BASE, out, "--to", "hf", "--golden", other, *CPU, *dry)
     _refused(done, out, "the vocabulary has 288 rows, the golden's has 160")
@@ -448,7 +452,7 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
 def test_what_is_refused_before_the_first_byte(
     dry: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "staging", _never)
+    monkeypatch.setattr(conversion, "occupied", _never)
     (tmp_path / "broken").write_bytes(b"nothing")
     for code, words in (
         (2, ("--golden", LOGITS, "--no-verify")),

@@ -173,6 +173,7 @@ def test_a_conversion_costs_neither_golden_nor_tokenizer(
     out = tmp_path / "out"
     (out / "below").mkdir(parents=True)
     shutil.copy(golden, out / "below" / "g")
+    (out / "llamatools.json").touch()  # an output of ours, which --force may replace
     before = tree(tmp_path)
     (tmp_path / "linked").symlink_to(out / "below")
     words = ("convert", model, out, "--to", "hf", "--force")

@@ -43,7 +43,7 @@ def place_of(out: Path) -> Path:
 
 def check_free(out: Path, *, force: bool) -> None:
     """OutputExists where the output's name is taken."""
-    if os.path.lexists(out) and not force:
+    if rename.there(out) and not force:
         raise OutputExists(f"{safe(out)} exists already", hint="choose another name, or --force")
 
 
@@ -51,12 +51,7 @@ def refuse_taken(out: Path, *, force: bool) -> None:
     """The same; and where the run that published it was stopped before it had tidied up, that is
     done now."""
     home = place_of(out)
-    if (
-        os.path.lexists(out)
-        and not force
-        and not {OUTPUT, OLD} & set(listed(home))
-        and home.exists()
-    ):
+    if rename.there(out) and not force and not {OUTPUT, OLD} & set(listed(home)) and home.exists():
         with suppress(LlamatoolsError), occupied(out, force=True) as place:
             place.clear()
     check_free(out, force=force)
@@ -125,9 +120,11 @@ class Place:
 
     def _wipe(self, but: Collection[str]) -> None:
         remove(self.home / JOURNAL, gently=True)  # nothing is to claim what is half removed
+        kept = {*but, OLD}  # until it is known that the output has its name
         with suppress(LlamatoolsError):
             self.recover()
-        empty(self.home, {*but, OLD} if self._lost() else but, gently=True)
+            kept = {*but}
+        empty(self.home, kept, gently=True)
 
     def go(self) -> None:
         """Unlock the folder, which goes as well unless there is something in it."""
@@ -148,7 +145,7 @@ class Place:
             say(f"{safe(self.out)}: to be replaced by a run that was cut short; it is back")
 
     def _lost(self) -> bool:
-        return os.path.lexists(self.home / OLD) and not os.path.lexists(self._target)
+        return rename.there(self.home / OLD) and not rename.there(self._target)
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def check_output(out: Path, *, force: bool) -> None:
 
 def check_replaceable(out: Path) -> None:
     """OutputExists where the name is that of something which nobody wants replaced by a model."""
-    if not os.path.lexists(out):
+    if not rename.there(out):
         return
     if out.is_symlink() or not out.is_dir():
         raise OutputExists(f"{safe(out)} is not a folder, and is not replaced")
@@ -132,7 +132,7 @@ def check_file(out: Path, *, force: bool) -> None:
     _check_place(out, force=force)
     if not os.access(out.parent, os.W_OK | os.X_OK):
         raise IOFailed(f"{safe(out.parent)}: nothing can be written there")
-    if os.path.lexists(out) and (out.is_symlink() or not out.is_file()):
+    if rename.there(out) and (out.is_symlink() or not out.is_file()):
         raise OutputExists(f"{safe(out)} is not a plain file, and is not replaced")
 
 
@@ -185,7 +185,7 @@ def publish(folder: Path, out: Path, *, force: bool) -> None:
     """
     rename.sync_folder(folder)
     target = _resolved(out)
-    replaced = force and os.path.lexists(target)
+    replaced = force and rename.there(target)
     if replaced:
         check_replaceable(target)
     commit()
@@ -209,7 +209,7 @@ def publish_file(file: Path, out: Path, *, force: bool = False, stands: bool = T
     target = _resolved(out)
     if not force:
         rename.place(file, target)
-    elif os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
+    elif rename.there(target) and (target.is_symlink() or not target.is_file()):
         raise OutputExists(f"{safe(target)} is not a plain file, and is not replaced")
     else:  # one step on every file system
         rename.move(file, target)

@@ -27,7 +27,7 @@ def exchange(new: Path, target: Path) -> bool:
 def place(new: Path, target: Path) -> None:
     """Rename to a name that must be free."""
     if not _flagged(new, target, NOREPLACE):
-        if os.path.lexists(target):
+        if there(target):
             raise _taken(target)
         move(new, target)
 
@@ -40,6 +40,17 @@ def move(old: Path, new: Path) -> None:
         if e.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise _taken(new) from e
         raise io_failed(new, DOING, e) from e
+
+
+def there(path: Path) -> bool:
+    """Whether anything has the name. IOFailed where the system does not say."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as e:
+        raise io_failed(path, "looking at it", e) from e
+    return True
 
 
 def sync_folder(folder: Path) -> None:

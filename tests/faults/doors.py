@@ -6,7 +6,7 @@ import builtins
 import fcntl
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -74,9 +74,9 @@ def holders() -> Iterator[ModuleType | type]:
         yield accessor
 
 
-def is_one_of(value: object, wrapped: dict[Callable[..., Any], Any]) -> bool:
+def is_one_of(value: object, wanted: Set[Callable[..., Any]]) -> bool:
     try:
-        return callable(value) and value in wrapped
+        return callable(value) and value in wanted
     except TypeError:  # not hashable
         return False
 

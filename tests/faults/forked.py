@@ -21,7 +21,7 @@ from pathlib import Path
 
 from doors import Call
 from injected import Fault, Injector, Kill
-from syscalls import Watch
+from syscalls import Watch, survey
 
 _LIMIT = 60.0
 """Seconds until a child is taken for one that hangs."""
@@ -94,6 +94,7 @@ class Child:
     ) -> None:
         COUNTS.runs += 1
         self._fault = fault
+        survey()
         self._reader, writer = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -11,9 +11,11 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from doors import DESCRIBE, Call, bytes_of, cut, functions, holders, is_one_of
@@ -33,6 +35,28 @@ class Hook(Protocol):
     def after(self, call: Call) -> None: ...
 
 
+_surveys: dict[int, list[tuple[ModuleType | type, str, Any]]] = {}
+
+
+def survey() -> list[tuple[ModuleType | type, str, Any]]:
+    """Where the functions are that a watch replaces. Done before a fork, it costs a child nothing:
+    whatever a child looks at is copied for it."""
+    key = len(sys.modules)
+    if key not in _surveys:
+        wanted: set[Callable[..., Any]] = {*functions(), io.open}
+        _surveys[key] = [
+            (holder, name, value)
+            for holder in holders()
+            for name, value in vars(holder).items()
+            if not isinstance(value, staticmethod)
+            and (
+                is_one_of(value, wanted)
+                or (isinstance(value, ctypes.CDLL) and hasattr(value, "renameat2"))
+            )
+        ]
+    return _surveys[key]
+
+
 class Watch:
     """Shows a hook every call below `root`, from `begin` on; there is no way back."""
 
@@ -42,18 +66,18 @@ class Watch:
         self._keep = keep
 
     def begin(self) -> None:
-        wrapped = {
+        wrapped: dict[Any, Callable[..., Any]] = {
             real: self._wrap(name, os.fstat if name == "fsync" else real)  # no disk will fail
             for real, name in functions().items()
         }
         real_open = io.open
         wrapped[real_open] = opener_for(real_open)
-        for holder in holders():
-            for name, value in list(vars(holder).items()):
-                if isinstance(value, ctypes.CDLL) and hasattr(value, "renameat2"):
-                    setattr(value, "renameat2", self._renaming(value.renameat2))  # noqa: B010
-                if isinstance(value, staticmethod) or not is_one_of(value, wrapped):
-                    continue
+        for holder, name, value in survey():
+            if vars(holder).get(name) is not value:  # a mutation's
+                continue
+            if isinstance(value, ctypes.CDLL):
+                setattr(value, "renameat2", self._renaming(value.renameat2))  # noqa: B010
+            else:
                 made = wrapped[value]
                 setattr(holder, name, staticmethod(made) if isinstance(holder, type) else made)
 

@@ -14,7 +14,6 @@ from injected import Fault, Meanwhile
 from promises import Findings, after_fault, after_rerun
 from safetensors.torch import load_file, save
 from scenes import INPUTS, PLACE, SCENES, Stage, contents
-from sweeps import some
 from trials import claimed, left_by_a_kill
 
 MAIN = ("meta to hf", "hf to meta")
@@ -54,7 +53,7 @@ def _change(path: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "gone", path.unlink
 
 
-@pytest.mark.parametrize("scene", [*MAIN, "merge-lora"])
+@pytest.mark.parametrize("scene", MAIN)
 def test_inputs_that_change(scene: str, tmp_path: Path) -> None:
     """While they are read. What comes of it is refused; or it is the old, read before."""
     stage, findings = Stage(SCENES[scene], tmp_path), Findings()
@@ -64,7 +63,7 @@ def test_inputs_that_change(scene: str, tmp_path: Path) -> None:
     ran = run(stage.words, stage.root)
     reads = [c for c in ran.calls if c.name == "read" and c.path.startswith(INPUTS)]
     stage.clear()
-    for n in some(range(2, len(reads)), 3):
+    for n in (2, len(reads) // 2):
         for name, act in _change(weights):
             fault = Fault(Meanwhile(act, f"{weights.name} is {name}"), ("read",), n, below=INPUTS)
             stage.clear()
@@ -74,7 +73,7 @@ def test_inputs_that_change(scene: str, tmp_path: Path) -> None:
                 path.write_bytes(data)
             findings.add(fault, problems + after_rerun(stage, force=False))
     findings.none()
-    assert findings.cases == 18
+    assert findings.cases == 12
 
 
 @pytest.mark.parametrize("scene", ["meta to hf", "merge-lora"])

@@ -177,7 +177,7 @@ def test_power_loss_catches_a_journal_that_comes_first(staged: Staged) -> None:
 
 def test_damage_catches_a_journal_that_is_believed(staged: Staged) -> None:
     with mutated(_journal_believed):
-        findings = damaged(staged("meta to hf"), every=False, places=6, most=16)
+        findings = damaged(staged("meta to hf"), every=False, places=6, most=10)
     assert any("run again" in f for f in findings.found)
 
 

@@ -26,8 +26,9 @@ from llamatools.engine.execute import (
 )
 from llamatools.engine.newfile import NewFile, write_document
 from llamatools.engine.place import Place, occupied
-from llamatools.engine.publish import check_kept, check_paths, check_space, publish
+from llamatools.engine.publish import publish
 from llamatools.engine.split import check_unchanged
+from llamatools.engine.targets import check_kept, check_paths, check_space
 from llamatools.engine.words import say
 from llamatools.engine.work import Work
 from llamatools.errors import BadInput, IOFailed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from llamatools.engine.publish import free_bytes
+from llamatools.engine.targets import free_bytes
 from llamatools.engine.work import left_of
 from llamatools.plan.passes.cast import casts
 

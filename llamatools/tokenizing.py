@@ -7,7 +7,8 @@ from pathlib import Path
 
 from llamatools.engine.newfile import write_document
 from llamatools.engine.place import staging
-from llamatools.engine.publish import check_output, check_paths, publish, publish_file
+from llamatools.engine.publish import publish, publish_file
+from llamatools.engine.targets import check_output, check_paths
 from llamatools.errors import Unsupported, UsageError
 from llamatools.opening.naming import looks_instruct
 from llamatools.text import safe

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from llamatools.engine.newfile import write_document
 from llamatools.engine.place import staging
-from llamatools.engine.publish import check_file, publish_file
+from llamatools.engine.publish import publish_file
+from llamatools.engine.targets import check_file
 from llamatools.errors import UsageError
 from llamatools.text import safe
 

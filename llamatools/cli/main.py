@@ -28,7 +28,7 @@ from llamatools.engine.commit import committed
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 holds, 1 a check did not hold, 2 usage, 3 bad input, 4 input/output, "
-    "5 output exists, 130/143 stopped.",
+    "5 output exists or another run writes it, 130/143 stopped.",
 )
 @click.version_option(__version__, prog_name="llamatools")
 def cli() -> None:

@@ -18,7 +18,7 @@ from llamatools.deltas.proof import NAME, Promised, Proof
 from llamatools.deltas.sums import KnownSum, check_sum
 from llamatools.deltas.values import applied, own, start_of, starts, unread
 from llamatools.engine.execute import DEFAULT_MEMORY, Begin, Outcome
-from llamatools.engine.publish import check_paths
+from llamatools.engine.targets import check_paths
 from llamatools.errors import BadInput, CheckFailed
 from llamatools.family.identify import identify
 from llamatools.fingerprints import fingerprint

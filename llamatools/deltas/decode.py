@@ -21,7 +21,8 @@ from llamatools.deltas.encoded import CHUNK, Encoded, Key, close, open_encoded, 
 from llamatools.engine.execute import DEFAULT_MEMORY, Begin
 from llamatools.engine.newfile import NewFile
 from llamatools.engine.place import staging
-from llamatools.engine.publish import check_paths, check_space, publish
+from llamatools.engine.publish import publish
+from llamatools.engine.targets import check_paths, check_space
 from llamatools.errors import CheckFailed, LlamatoolsError, UsageError
 from llamatools.opening.folder import scan
 from llamatools.text import nbytes, safe

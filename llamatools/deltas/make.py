@@ -17,7 +17,7 @@ from llamatools.deltas.proof import NAME, SCHEMA
 from llamatools.deltas.values import BACK_KEY, BASE_KEY, differences, own, restored, unread
 from llamatools.engine.digest import fingerprint
 from llamatools.engine.execute import DEFAULT_MEMORY, Begin, Outcome, resources
-from llamatools.engine.publish import check_paths
+from llamatools.engine.targets import check_paths
 from llamatools.errors import NotRepresentable, UsageError
 from llamatools.jsonio import load_json_object
 from llamatools.layouts import hf_config

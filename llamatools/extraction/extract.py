@@ -17,7 +17,8 @@ from llamatools.containers.base import InputFile
 from llamatools.engine.execute import Begin, execute, resources
 from llamatools.engine.newfile import write_document
 from llamatools.engine.place import staging
-from llamatools.engine.publish import check_paths, check_space, publish
+from llamatools.engine.publish import publish
+from llamatools.engine.targets import check_paths, check_space
 from llamatools.errors import BadInput, CheckFailed
 from llamatools.extraction.adapter import Adapter, assemble
 from llamatools.extraction.choice import Extract, Task, Use, choose

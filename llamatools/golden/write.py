@@ -30,7 +30,8 @@ from llamatools.containers.safetensors_write import safetensors_layout
 from llamatools.dtypes import BY_NAME
 from llamatools.engine.newfile import NewFile
 from llamatools.engine.place import staging
-from llamatools.engine.publish import check_apart, check_file, publish_file
+from llamatools.engine.publish import publish_file
+from llamatools.engine.targets import check_apart, check_file
 from llamatools.golden.document import to_json
 from llamatools.golden.model import Golden, GoldenPrompt
 

@@ -13,7 +13,7 @@ from llamatools.canonical import HEAD
 from llamatools.checkpoint import Checkpoint
 from llamatools.conversion import Prepared, prepare
 from llamatools.engine.execute import DEFAULT_MEMORY
-from llamatools.engine.publish import check_paths
+from llamatools.engine.targets import check_paths
 from llamatools.errors import BadInput, Unsupported, UsageError
 from llamatools.history import check_new
 from llamatools.merging.fit import Names

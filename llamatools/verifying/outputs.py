@@ -14,7 +14,8 @@ from typing import Any
 
 from llamatools.engine.newfile import write_document
 from llamatools.engine.place import staging
-from llamatools.engine.publish import check_apart, check_file, publish_file
+from llamatools.engine.publish import publish_file
+from llamatools.engine.targets import check_apart, check_file
 from llamatools.errors import LlamatoolsError, OutputExists
 from llamatools.text import safe
 from llamatools.verifying import html, junit

@@ -9,7 +9,7 @@ from pathlib import Path
 from llamatools.checkpoint import open_checkpoint
 from llamatools.conversion import Prepared
 from llamatools.engine.environment import environment
-from llamatools.engine.publish import check_kept
+from llamatools.engine.targets import check_kept
 from llamatools.errors import CheckFailed, UsageError
 from llamatools.golden.create import Run
 from llamatools.golden.model import Golden

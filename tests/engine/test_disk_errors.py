@@ -12,7 +12,7 @@ import pytest
 from support.calls import Called, call, leftovers, tree
 
 from llamatools.conversion import Prepared
-from llamatools.engine import publish
+from llamatools.engine import targets
 from llamatools.engine.newfile import NewFile, write_document
 from llamatools.errors import IOFailed
 
@@ -99,7 +99,7 @@ def test_space_is_checked_before_the_first_byte(
     hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    monkeypatch.setattr(publish, "free_bytes", lambda path: 1000)
+    monkeypatch.setattr(targets, "free_bytes", lambda path: 1000)
 
     def never(path: Path, data: bytes) -> None:
         raise AssertionError(f"{path} was begun")

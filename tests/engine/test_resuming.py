@@ -476,12 +476,12 @@ def test_space_for_what_is_missing(
     needed = call("convert", source, left, *WORDS, "--dry-run", "--json").json["disk_needed"]
     there = sum(len(wanted[name]) for name in _shards(wanted)[:2])
     with monkeypatch.context() as m:
-        m.setattr("llamatools.engine.publish.free_bytes", lambda out: needed - there - 1)
+        m.setattr("llamatools.engine.targets.free_bytes", lambda out: needed - there - 1)
         done = call("convert", source, left, *WORDS)
     assert done.code == 4 and "are needed" in done.err
     assert "2 of" in done.err and leftovers(left) == [".out.llamatools"]
     with monkeypatch.context() as m:
-        m.setattr("llamatools.engine.publish.free_bytes", lambda out: needed - there)
+        m.setattr("llamatools.engine.targets.free_bytes", lambda out: needed - there)
         assert call("convert", source, left, *WORDS).code == 0
     assert tree(left) == wanted
 

@@ -205,7 +205,7 @@ def test_a_damaged_archive(base: Path, tmp_path: Path) -> None:
 def test_a_disk_that_is_full(
     base: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llamatools.engine.publish.free_bytes", lambda out: 1000)
+    monkeypatch.setattr("llamatools.engine.targets.free_bytes", lambda out: 1000)
     assert "are needed" in refused(base, other, code=4).err
 
 

@@ -139,7 +139,7 @@ class Injector:
         if isinstance(effect, Refuse):
             raise OSError(effect.errno, os.strerror(effect.errno), call.path)
         if isinstance(effect, Short):
-            return short(effect.part(_wanted(call)))
+            return short(effect.part(call.size))
         if isinstance(effect, Send):
             os.kill(os.getpid(), effect.number)
         elif isinstance(effect, Meanwhile):
@@ -148,7 +148,7 @@ class Injector:
             self._kill_after = call
         else:
             if effect.moment is Moment.WITHIN and call.name == "write":
-                short(_wanted(call) // 2)
+                short(call.size // 2)
             self._end()
         return None
 
@@ -161,7 +161,3 @@ class Injector:
     def _end(self) -> None:
         self.last_words()
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _wanted(call: Call) -> int:
-    return call.size

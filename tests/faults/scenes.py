@@ -31,8 +31,6 @@ class Scene:
     make: Callable[[Path, Path], Sequence[object]]
     is_file: bool = False
     """Whether the output is one file."""
-    slow: bool = False
-    """Whether a run takes more than a tenth of a second."""
 
     def __str__(self) -> str:
         return self.name

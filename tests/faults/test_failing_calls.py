@@ -42,8 +42,6 @@ REFUSALS: dict[str, dict[str, tuple[Effect, ...]]] = {
         "look": _refused(errno.EIO, errno.EACCES),
     },
 }
-TIDYING = ("unlink", "rmdir", "close")
-"""What may fail without the output's being any worse."""
 SHORT = (
     Short(lambda n: max(n // 2, 1), "half"),
     Short(lambda n: 1, "one byte"),

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support.tiny import Tiny
 from support.tiny_files import write_hf, write_meta
+
+# On a busy machine any example may take long; what must be fast is measured where it is promised.
+settings.register_profile("llamatools", deadline=None)
+settings.load_profile("llamatools")
 
 
 @pytest.fixture

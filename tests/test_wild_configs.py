@@ -35,7 +35,7 @@ VALUES = st.recursive(
     ),
     max_leaves=6,
 )
-CHANGES = settings(max_examples=120, deadline=None)
+CHANGES = settings(max_examples=120)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from llamatools.memory.parameters import cast, weights
 from llamatools.memory.units import MAX_TOKENS, about_tokens, gib, parse_tokens, tokens
 from llamatools.spec import ModelSpec
 
-some = settings(max_examples=60, deadline=None)
+some = settings(max_examples=60)
 
 
 @st.composite
@@ -144,7 +144,7 @@ def test_the_most_that_fits_is_the_most(spec: ModelSpec, gpu: Gpu, batch: int, n
     assert most == MOST_BATCH or verdict(d.need(n, most + 1), gpu) != "fits"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(specs(), st.integers(20, 34))
 def test_the_fewest_gpus_are_the_fewest(spec: ModelSpec, power: int) -> None:
     a = dense(spec)

@@ -27,7 +27,7 @@ from llamatools._version import __version__
 if TYPE_CHECKING:
     from llamatools.checking.check import Checked, check
     from llamatools.checkpoint import Checkpoint, open_checkpoint
-    from llamatools.conversion import Prepared, convert, prepare, run
+    from llamatools.conversion import convert, prepare, run
     from llamatools.deltas.apply import apply_delta
     from llamatools.deltas.decode import decode_delta
     from llamatools.deltas.make import make_delta
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from llamatools.merging.prepare import Merge, prepare_merge
     from llamatools.plan.build import Options, plan_conversion
     from llamatools.plan.plan import Plan
+    from llamatools.prepared import Prepared
     from llamatools.readback import verified
     from llamatools.reading import read_tensor
     from llamatools.reference.settings import Settings
@@ -68,7 +69,7 @@ _HOMES = {
     "ModelSpec": "spec",
     "Options": "plan.build",
     "Plan": "plan.plan",
-    "Prepared": "conversion",
+    "Prepared": "prepared",
     "Question": "memory.question",
     "RopeScaling": "spec",
     "Settings": "reference.settings",

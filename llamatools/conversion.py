@@ -16,22 +16,17 @@ from blake3 import blake3
 from llamatools.checkpoint import Checkpoint, open_checkpoint
 from llamatools.containers.base import InputFile
 from llamatools.engine.environment import check_alone
-from llamatools.engine.execute import (
-    DEFAULT_MEMORY,
-    Begin,
-    Outcome,
-    Resources,
-    execute,
-    resources,
-)
+from llamatools.engine.execute import alone
 from llamatools.engine.newfile import NewFile, write_document
+from llamatools.engine.outcome import Begin, Outcome, Perform
 from llamatools.engine.place import Place, occupied
 from llamatools.engine.publish import publish
+from llamatools.engine.resources import DEFAULT_MEMORY, Resources, resources
 from llamatools.engine.split import check_unchanged
 from llamatools.engine.targets import check_kept, check_paths, check_space
 from llamatools.engine.words import say
 from llamatools.engine.work import Work
-from llamatools.errors import BadInput, IOFailed
+from llamatools.errors import BadInput
 from llamatools.history import NAME as MANIFEST
 from llamatools.jsonio import dump_json
 from llamatools.manifest import build_manifest
@@ -39,38 +34,13 @@ from llamatools.plan.build import Options, plan_conversion
 from llamatools.plan.carry import NONE
 from llamatools.plan.passes.finite import check_finite, watched
 from llamatools.plan.plan import Plan
+from llamatools.prepared import Prepared, prove_nothing
 from llamatools.readback import read_back
 from llamatools.text import safe
-
-_DOCUMENT_RESERVE = 1 << 20
-"""Space set aside for the manifest, whose size is not known beforehand, per thousand tensors."""
-
-Perform = Callable[[Plan, Resources, Path, Begin], Outcome]
-"""How a plan is carried out at once, with its weight files in a folder: by one process or several.
-"""
 
 Report = Callable[[Outcome, Mapping[str, tuple[int, str]]], dict[str, object]]
 """Called with what a run found out and its files, name -> (bytes, BLAKE3); returns what to say of
 them in a document. Where it raises, nothing is published."""
-
-
-Proof = Callable[[Path, str, Mapping[str, object]], Mapping[str, object]]
-"""Called with the finished staging folder, the name of the document in it, and what that says;
-returns what `run` says besides. Where it raises, nothing is published."""
-
-
-def _hold_nothing(outcome: Outcome) -> None:
-    """For commands that promise no more than any conversion."""
-
-
-def _prove_nothing(folder: Path, name: str, found: Mapping[str, object]) -> Mapping[str, object]:
-    """For output that nobody asked to have read back."""
-    return {}
-
-
-def alone(plan: Plan, limits: Resources, folder: Path, begin: Begin) -> Outcome:
-    """All of it, in this process."""
-    return execute(plan, limits, folder, begin(sum(s.value.nbytes for s in plan.work)))
 
 
 @dataclass
@@ -88,32 +58,6 @@ class _AtOnce:
 
     def carry_out(self, limits: Resources, begin: Begin, *, more: bool) -> Outcome:
         return self.perform(self.plan, limits, self.place.folder, begin)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A conversion that is planned and checked, and has written nothing."""
-
-    source: Checkpoint
-    out: Path
-    options: Options
-    plan: Plan
-    limits: Resources
-    force: bool
-    origin: Checkpoint | None = None
-    """Whose weights are changed, where the files that go along are another checkpoint's."""
-    check: Callable[[Outcome], None] = _hold_nothing
-    """What the command promises of the result; raises CheckFailed where it does not hold."""
-    prove: Proof = _prove_nothing
-    """How the output is looked at before it gets its name."""
-    max_memory: int = DEFAULT_MEMORY
-
-    @property
-    def disk_needed(self) -> int:
-        """Bytes the output takes, its manifest estimated."""
-        travellers = sum(_size(self.source.folder.path / name) for name in self.plan.travellers)
-        manifest = _DOCUMENT_RESERVE * (1 + len(self.plan.steps) // 1000)
-        return self.plan.write_bytes + travellers + manifest
 
 
 def prepare(
@@ -181,14 +125,14 @@ def write(
             files[document] = len(data), blake3(data).hexdigest()
         for traveller in plan.travellers:
             files[traveller] = _copy(source.folder.path / traveller, place.folder / traveller)
-        more = prepared.prove is not _prove_nothing
+        more = prepared.prove is not prove_nothing
         outcome = work.carry_out(prepared.limits, begin, more=more)
         check_unchanged(plan)
         for f in plan.files:
             files[f.name] = f.layout.size, outcome.files[f.name]
         found = report(outcome, files)
         write_document(place.folder / name, dump_json(found))
-        if work.resumed and prepared.prove is _prove_nothing:
+        if work.resumed and prepared.prove is prove_nothing:
             _read_back(prepared, place.folder, name, found, begin)
         proven = prepared.prove(place.folder, name, found)
         publish(place.folder, prepared.out, force=prepared.force)
@@ -218,13 +162,6 @@ def convert(
     """
     with open_checkpoint(source) as opened:
         return run(prepare(opened, out, options, jobs=jobs, max_memory=max_memory, force=force))
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as e:
-        raise IOFailed(f"{safe(path)}: cannot be looked at: {e.strerror}") from e
 
 
 def _copy(source: Path, target: Path) -> tuple[int, str]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from llamatools.canonical import EMBEDDING, HEAD
 from llamatools.checkpoint import Checkpoint, open_checkpoint
 from llamatools.engine.digest import fingerprint as combine
-from llamatools.engine.execute import DEFAULT_MEMORY, Begin, execute, resources
+from llamatools.engine.execute import execute
+from llamatools.engine.outcome import Begin
+from llamatools.engine.resources import DEFAULT_MEMORY, resources
 from llamatools.plan.build import plan_fingerprint
 
 

@@ -8,7 +8,7 @@ from math import sqrt
 from llamatools._version import __version__
 from llamatools.checkpoint import Checkpoint
 from llamatools.engine.digest import fingerprint
-from llamatools.engine.execute import Outcome
+from llamatools.engine.outcome import Outcome
 from llamatools.history import merged_before
 from llamatools.plan.build import Options
 from llamatools.plan.passes.cast import casts

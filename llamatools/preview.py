@@ -10,7 +10,7 @@ from llamatools.engine.work import left_of
 from llamatools.plan.passes.cast import casts
 
 if TYPE_CHECKING:
-    from llamatools.conversion import Prepared
+    from llamatools.prepared import Prepared
 
 SCHEMA = "urn:llamatools:plan:1"
 

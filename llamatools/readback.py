@@ -12,20 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blake3 import blake3
 
 from llamatools.checkpoint import open_checkpoint
 from llamatools.engine.digest import file_digest
-from llamatools.engine.execute import DEFAULT_MEMORY, Begin, Progress
+from llamatools.engine.outcome import Begin, Progress
+from llamatools.engine.resources import DEFAULT_MEMORY
 from llamatools.errors import BadInput, CheckFailed
 from llamatools.fingerprints import Fingerprint, TensorDigest, differences, fingerprint
 from llamatools.jsonio import dump_json
+from llamatools.prepared import Prepared
 from llamatools.text import safe
-
-if TYPE_CHECKING:
-    from llamatools.conversion import Prepared
 
 _MAX_PROBLEMS = 20
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from llamatools.canonical import EMBEDDING, HEAD
 from llamatools.checkpoint import Checkpoint
-from llamatools.conversion import Prepared, prepare
-from llamatools.engine.execute import DEFAULT_MEMORY
+from llamatools.conversion import prepare
+from llamatools.engine.resources import DEFAULT_MEMORY
 from llamatools.errors import BadInput, UsageError
 from llamatools.plan.build import Options
 from llamatools.plan.carry import open_for
 from llamatools.plan.passes.vocabulary import NewRows, row_table
+from llamatools.prepared import Prepared
 from llamatools.tokenizer.rows import Match, match_rows
 
 

@@ -18,7 +18,8 @@ from llamatools.checking.hub import downloads
 from llamatools.checking.lists import lists
 from llamatools.checking.tree import Tree, look
 from llamatools.checking.unlisted import unlisted
-from llamatools.engine.execute import DEFAULT_MEMORY, Begin
+from llamatools.engine.outcome import Begin
+from llamatools.engine.resources import DEFAULT_MEMORY
 from llamatools.errors import BadInput, LlamatoolsError
 from llamatools.text import safe
 

@@ -10,7 +10,9 @@ from llamatools.checking.claims import Claim, Problem
 from llamatools.checkpoint import open_checkpoint
 from llamatools.deltas import proof
 from llamatools.deltas.opening import open_delta
-from llamatools.engine.execute import Begin, execute, resources
+from llamatools.engine.execute import execute
+from llamatools.engine.outcome import Begin
+from llamatools.engine.resources import resources
 from llamatools.errors import BadInput, LlamatoolsError
 from llamatools.fingerprints import fingerprint
 from llamatools.plan.build import plan_fingerprint

@@ -12,7 +12,7 @@ from llamatools.cli.options import SIZE
 
 if TYPE_CHECKING:
     from llamatools.checkpoint import Checkpoint
-    from llamatools.engine.execute import Begin
+    from llamatools.engine.outcome import Begin
     from llamatools.golden.create import Run
     from llamatools.reference.observe import Observer, Prompt
     from llamatools.reference.settings import Settings

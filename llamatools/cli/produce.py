@@ -12,10 +12,10 @@ import click
 from llamatools.cli.messages import print_json
 
 if TYPE_CHECKING:
-    from llamatools.conversion import Prepared
-    from llamatools.engine.execute import Begin
+    from llamatools.engine.outcome import Begin
     from llamatools.engine.processes import Processes
     from llamatools.golden.model import Golden
+    from llamatools.prepared import Prepared
     from llamatools.reference.settings import Settings
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from llamatools.checkpoint import Checkpoint, open_checkpoint
-from llamatools.conversion import Prepared, prepare, run
+from llamatools.conversion import prepare, run
 from llamatools.deltas.choose import choose
 from llamatools.deltas.edits import SUM
 from llamatools.deltas.fit import check_fit, other_constants, other_type
@@ -17,7 +17,8 @@ from llamatools.deltas.opening import Delta, open_delta
 from llamatools.deltas.proof import NAME, Promised, Proof
 from llamatools.deltas.sums import KnownSum, check_sum
 from llamatools.deltas.values import applied, own, start_of, starts, unread
-from llamatools.engine.execute import DEFAULT_MEMORY, Begin, Outcome
+from llamatools.engine.outcome import Begin, Outcome
+from llamatools.engine.resources import DEFAULT_MEMORY
 from llamatools.engine.targets import check_paths
 from llamatools.errors import BadInput, CheckFailed
 from llamatools.family.identify import identify
@@ -27,6 +28,7 @@ from llamatools.plan.build import Options
 from llamatools.plan.passes.exactsum import rounded
 from llamatools.plan.passes.merge import merges
 from llamatools.plan.plan import Plan
+from llamatools.prepared import Prepared
 from llamatools.text import safe
 from llamatools.tokenizer import json_write
 from llamatools.tokenizer.combine import MODEL_NAME

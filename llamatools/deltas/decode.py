@@ -18,10 +18,11 @@ from types import TracebackType
 from llamatools._version import __version__
 from llamatools.checkpoint import open_checkpoint
 from llamatools.deltas.encoded import CHUNK, Encoded, Key, close, open_encoded, open_key
-from llamatools.engine.execute import DEFAULT_MEMORY, Begin
 from llamatools.engine.newfile import NewFile
+from llamatools.engine.outcome import Begin
 from llamatools.engine.place import staging
 from llamatools.engine.publish import publish
+from llamatools.engine.resources import DEFAULT_MEMORY
 from llamatools.engine.targets import check_paths, check_space
 from llamatools.errors import CheckFailed, LlamatoolsError, UsageError
 from llamatools.opening.folder import scan

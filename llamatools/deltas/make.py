@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llamatools._version import __version__
 from llamatools.checkpoint import Checkpoint, open_checkpoint
-from llamatools.conversion import Prepared, prepare, write
+from llamatools.conversion import prepare, write
 from llamatools.deltas.exact import as_exact
 from llamatools.deltas.exprs import DIFFER
 from llamatools.deltas.fit import check_fit, other_constants
@@ -16,13 +16,15 @@ from llamatools.deltas.kinds import ADD, TO_MAKE, XOR, ZEROS
 from llamatools.deltas.proof import NAME, SCHEMA
 from llamatools.deltas.values import BACK_KEY, BASE_KEY, differences, own, restored, unread
 from llamatools.engine.digest import fingerprint
-from llamatools.engine.execute import DEFAULT_MEMORY, Begin, Outcome, resources
+from llamatools.engine.outcome import Begin, Outcome
+from llamatools.engine.resources import DEFAULT_MEMORY, resources
 from llamatools.engine.targets import check_paths
 from llamatools.errors import NotRepresentable, UsageError
 from llamatools.jsonio import load_json_object
 from llamatools.layouts import hf_config
 from llamatools.plan.build import Options
 from llamatools.plan.plan import Plan, Step
+from llamatools.prepared import Prepared
 from llamatools.seal import sealed
 
 MAX_SHARD_SIZE = 5_000_000_000

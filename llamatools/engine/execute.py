@@ -7,36 +7,26 @@ and pass two turnstiles in block order: one digests the canonical tensor, one th
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
 
 from llamatools.engine.checksums import CheckedContext, RecordChecks
 from llamatools.engine.digest import tensor_hasher
+from llamatools.engine.outcome import Begin, Outcome, Progress
+from llamatools.engine.resources import Resources
 from llamatools.engine.sink import Sink
 from llamatools.engine.threads import one_thread_each
 from llamatools.engine.turnstile import Stopped, Turnstile
-from llamatools.errors import LlamatoolsError, UsageError
+from llamatools.errors import LlamatoolsError
 from llamatools.expr.bits import Bits, as_bytes, pairs_from_halves
 from llamatools.expr.context import Once
 from llamatools.expr.nodes import Expr, Witnessed
 from llamatools.plan.plan import Plan, Step, Target
-from llamatools.text import nbytes
-
-DEFAULT_MEMORY = 256 << 20
-_BLOCK_BYTES = 2 << 20
-"""Small enough to stay in a core's cache from reading to digesting to writing."""
-
-Progress = Callable[[int], None]
-"""Called with the number of bytes of model data just finished, from any thread."""
-
-Begin = Callable[[int], Progress]
-"""Called with the bytes of model data to come; returns what takes note of bytes done."""
 
 Settle = Callable[[Sequence[Sink]], None]
 """Called with the files, complete; has them finished, or dropped, now or later."""
@@ -50,53 +40,6 @@ def settle(sinks: Sequence[Sink]) -> None:
     finally:
         for sink in sinks:
             sink.drop()
-
-
-@dataclass(frozen=True)
-class Resources:
-    """How many workers, in blocks of how many bytes, with how much scratch memory each."""
-
-    jobs: int
-    block_bytes: int
-    arena_bytes: int
-
-    @property
-    def peak(self) -> int:
-        return self.jobs * self.arena_bytes
-
-
-def resources(plan: Plan, jobs: int | None = None, memory: int = DEFAULT_MEMORY) -> Resources:
-    """The largest blocks, then the most workers, that the byte budget allows.
-
-    Raises UsageError where even single granules on one worker exceed the budget.
-    """
-    wanted = jobs or min(4, os.cpu_count() or 1)
-    for workers in range(wanted, 0, -1):
-        block = _BLOCK_BYTES
-        while block:
-            if workers * plan.peak(block) <= memory:
-                return Resources(workers, block, plan.peak(block))
-            block //= 2
-    raise UsageError(
-        f"--max-memory {nbytes(memory)} is too little for this model: "
-        f"its largest indivisible block needs {nbytes(plan.peak(1))}"
-    )
-
-
-@dataclass
-class Outcome:
-    """What a run found out on the way."""
-
-    tensors: dict[str, str] = field(default_factory=dict)
-    """Canonical name -> BLAKE3 of the tensor as written."""
-    before: dict[str, str] = field(default_factory=dict)
-    """Canonical name -> BLAKE3 of the source's tensor, where the output has another or none."""
-    files: dict[str, str] = field(default_factory=dict)
-    """File name -> BLAKE3 of the file."""
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Canonical name -> statistics of its cast, where there was one."""
-    records_checked: int = 0
-    records_partial: int = 0
 
 
 @dataclass(frozen=True)
@@ -325,3 +268,8 @@ def execute(
             if t.ident is not None:
                 t.join()
         run.drop()
+
+
+def alone(plan: Plan, limits: Resources, folder: Path, begin: Begin) -> Outcome:
+    """All of it, in this process."""
+    return execute(plan, limits, folder, begin(sum(s.value.nbytes for s in plan.work)))

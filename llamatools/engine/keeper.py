@@ -11,7 +11,8 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from types import TracebackType
 
-from llamatools.engine.execute import Progress, settle
+from llamatools.engine.execute import settle
+from llamatools.engine.outcome import Progress
 from llamatools.engine.rename import sync_folder
 from llamatools.engine.sink import Sink
 

@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from llamatools._version import __version__
 from llamatools.containers.base import InputFile
-from llamatools.engine.execute import Outcome
+from llamatools.engine.outcome import Outcome
 from llamatools.engine.traits import traits
 from llamatools.errors import BadInput, CheckFailed
 from llamatools.plan.plan import Plan, Step

@@ -13,19 +13,17 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llamatools.engine.checksums import RecordChecks
-from llamatools.engine.execute import Begin, Outcome, Resources, execute
+from llamatools.engine.execute import execute
 from llamatools.engine.newfile import io_failed, write_document
+from llamatools.engine.outcome import Begin, Outcome, Perform
 from llamatools.engine.processes import Processes
+from llamatools.engine.resources import Resources
 from llamatools.engine.split import identity, inputs, part_of, united
 from llamatools.errors import BadInput, UsageError
 from llamatools.plan.plan import Plan
 from llamatools.text import safe
-
-if TYPE_CHECKING:
-    from llamatools.conversion import Perform
 
 _DESK = ".processes"
 _NONCE = "nonce"

@@ -18,11 +18,13 @@ from typing import Any
 from llamatools._version import __version__
 from llamatools.engine.checksums import RecordChecks
 from llamatools.engine.digest import file_digest
-from llamatools.engine.execute import Begin, Outcome, Progress, Resources, execute
+from llamatools.engine.execute import execute
 from llamatools.engine.journal import Journal
 from llamatools.engine.keeper import Keeper
+from llamatools.engine.outcome import Begin, Outcome, Progress
 from llamatools.engine.place import JOURNAL, OUTPUT, Place, place_of
 from llamatools.engine.rename import sync_folder
+from llamatools.engine.resources import Resources
 from llamatools.engine.split import identity, inputs, parts, united
 from llamatools.engine.words import say
 from llamatools.errors import Kept, LlamatoolsError

@@ -14,10 +14,12 @@ from blake3 import blake3
 from llamatools.adapters import config as peft
 from llamatools.checkpoint import Checkpoint, open_checkpoint
 from llamatools.containers.base import InputFile
-from llamatools.engine.execute import Begin, execute, resources
+from llamatools.engine.execute import execute
 from llamatools.engine.newfile import write_document
+from llamatools.engine.outcome import Begin
 from llamatools.engine.place import staging
 from llamatools.engine.publish import publish
+from llamatools.engine.resources import resources
 from llamatools.engine.targets import check_paths, check_space
 from llamatools.errors import BadInput, CheckFailed
 from llamatools.extraction.adapter import Adapter, assemble

@@ -11,8 +11,8 @@ from llamatools.adapters.part import Adapter
 from llamatools.adapters.targets import lacking, unsaid
 from llamatools.canonical import HEAD
 from llamatools.checkpoint import Checkpoint
-from llamatools.conversion import Prepared, prepare
-from llamatools.engine.execute import DEFAULT_MEMORY
+from llamatools.conversion import prepare
+from llamatools.engine.resources import DEFAULT_MEMORY
 from llamatools.engine.targets import check_paths
 from llamatools.errors import BadInput, Unsupported, UsageError
 from llamatools.history import check_new
@@ -22,6 +22,7 @@ from llamatools.opening.folder import scan
 from llamatools.opening.naming import model_name
 from llamatools.plan.build import Options
 from llamatools.plan.plan import Plan
+from llamatools.prepared import Prepared
 from llamatools.text import count, listing, safe
 from llamatools.tokenizer import json_write
 from llamatools.tokenizer.combine import MODEL_NAME

@@ -14,7 +14,8 @@ import numpy as np
 from llamatools.canonical import EMBEDDING
 from llamatools.checkpoint import Checkpoint
 from llamatools.engine.checksums import CheckedContext, RecordChecks
-from llamatools.engine.execute import Progress, resources
+from llamatools.engine.outcome import Progress
+from llamatools.engine.resources import resources
 from llamatools.engine.threads import one_thread_each
 from llamatools.engine.turnstile import Stopped
 from llamatools.expr.bits import Bits, bits_dtype

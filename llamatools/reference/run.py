@@ -20,7 +20,7 @@ import torch
 
 from llamatools.checkpoint import Checkpoint
 from llamatools.engine.environment import environment
-from llamatools.engine.execute import Begin
+from llamatools.engine.outcome import Begin
 from llamatools.errors import IOFailed
 from llamatools.reference.determinism import deterministic, device_name, kernels
 from llamatools.reference.footprint import Footprint, check_footprint, footprint

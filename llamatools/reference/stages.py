@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from llamatools.canonical import EMBEDDING, HEAD
 from llamatools.checkpoint import Checkpoint
-from llamatools.engine.execute import Begin
+from llamatools.engine.outcome import Begin
 from llamatools.expr.bits import Bits
 from llamatools.expr.nodes import Expr, bare
 from llamatools.reference import units

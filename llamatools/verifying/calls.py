@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamatools.checkpoint import Checkpoint, open_checkpoint
 from llamatools.engine.environment import check_alone
-from llamatools.engine.execute import Begin
+from llamatools.engine.outcome import Begin
 from llamatools.fingerprints import fingerprint
 from llamatools.golden.create import Report, Run, record
 from llamatools.golden.model import Golden

@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from llamatools.checkpoint import open_checkpoint
-from llamatools.conversion import Prepared
 from llamatools.engine.environment import environment
 from llamatools.engine.targets import check_kept
 from llamatools.errors import CheckFailed, UsageError
 from llamatools.golden.create import Run
 from llamatools.golden.model import Golden
 from llamatools.golden.read import check_logits, open_golden
+from llamatools.prepared import Prepared
 from llamatools.readback import Answers, Manifest
 from llamatools.reference.rope import check_scaling
 from llamatools.reference.settings import Settings, find_device

@@ -24,7 +24,7 @@ from support.tiny_files import (
 import llamatools
 from llamatools.checkpoint import open_checkpoint
 from llamatools.conversion import prepare, run
-from llamatools.engine.execute import Resources
+from llamatools.engine.resources import Resources
 from llamatools.errors import UsageError
 from llamatools.plan.build import Options
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from support.calls import Called, call, leftovers, tree
 
-from llamatools.conversion import Prepared
 from llamatools.engine import targets
 from llamatools.engine.newfile import NewFile, write_document
 from llamatools.errors import IOFailed
+from llamatools.prepared import Prepared
 
 
 def _fails(real: Callable[..., Any], code: int, after: int) -> Callable[..., Any]:

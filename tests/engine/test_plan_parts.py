@@ -13,7 +13,8 @@ from support.tiny_files import write_hf, write_meta
 
 from llamatools import Options, open_checkpoint
 from llamatools.containers.base import InputFile
-from llamatools.engine.execute import execute, resources
+from llamatools.engine.execute import execute
+from llamatools.engine.resources import resources
 from llamatools.engine.split import identity, parts
 from llamatools.engine.traits import traits
 from llamatools.plan.build import plan_conversion

@@ -16,7 +16,9 @@ from support.tiny_files import write_hf, write_meta
 
 from llamatools import Options, open_checkpoint
 from llamatools.engine.checksums import RecordChecks
-from llamatools.engine.execute import Outcome, execute, resources
+from llamatools.engine.execute import execute
+from llamatools.engine.outcome import Outcome
+from llamatools.engine.resources import resources
 from llamatools.engine.split import identity, inputs, part_of, united
 from llamatools.errors import BadInput, CheckFailed
 from llamatools.merging.prepare import Merge, prepare_merge

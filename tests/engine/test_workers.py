@@ -12,7 +12,9 @@ import pytest
 from support.tiny_files import Tiny, write_hf
 
 import llamatools
-from llamatools.engine.execute import Outcome, Resources, execute
+from llamatools.engine.execute import execute
+from llamatools.engine.outcome import Outcome
+from llamatools.engine.resources import Resources
 from llamatools.engine.turnstile import Stopped, Turnstile
 from llamatools.errors import BadInput
 from llamatools.expr.bits import Bits

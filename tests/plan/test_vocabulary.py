@@ -26,7 +26,9 @@ from llamatools.canonical import EMBEDDING, HEAD
 from llamatools.containers.base import InputFile, StoredTensor
 from llamatools.conversion import prepare, run
 from llamatools.dtypes import BY_TORCH, F32
-from llamatools.engine.execute import Outcome, Resources, execute
+from llamatools.engine.execute import execute
+from llamatools.engine.outcome import Outcome
+from llamatools.engine.resources import Resources
 from llamatools.errors import BadInput
 from llamatools.expr.bits import Bits, bits_dtype
 from llamatools.expr.context import Once, PlainContext

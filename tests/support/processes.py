@@ -227,7 +227,8 @@ def _become(how: str) -> None:
     """From when this process begins to write, do so."""
     from llamatools.cli import several
     from llamatools.engine import processes, together
-    from llamatools.engine.execute import Outcome, execute
+    from llamatools.engine.execute import execute
+    from llamatools.engine.outcome import Outcome
 
     def begun(*args: Any) -> Outcome:
         _BEFORE.get(how, lambda: None)()

@@ -154,7 +154,6 @@ def import_(
     from llamatools.golden.create import source_of
     from llamatools.golden.imported import import_golden
     from llamatools.golden.model import OWN, Source
-    from llamatools.golden.plain import UNKNOWN
     from llamatools.golden.read import open_golden
     from llamatools.golden.write import check_target, write_golden
     from llamatools.text import safe
@@ -167,7 +166,7 @@ def import_(
     if not generator or generator == OWN:
         raise UsageError(f"--generator: expected a name other than {OWN}")
     plain = open_golden(Path(logits))
-    if plain.generator is not UNKNOWN:
+    if not plain.plain:
         raise BadInput(f"{safe(logits)}: is a golden file already")
     known = Source()
     if source is not None:

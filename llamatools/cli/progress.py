@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ def progress(what: str, *, quiet: bool, noun: str | None = None) -> Iterator[Beg
     """
     if quiet:
         yield lambda total: lambda done: None
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _bar(what, noun) as begin:
             yield begin
     else:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,8 +17,31 @@ from llamatools.text import count, nbytes, safe
 Report = dict[str, Any]
 
 
+_UNSEEN = 200
+"""Columns where nobody looks: of a file or a pipe, whose lines are not broken for a screen."""
+
+
 def make_console() -> Console:
-    return Console(highlight=False, emoji=False)
+    seen = sys.stdout.isatty()
+    width = None if seen or "COLUMNS" in os.environ else _UNSEEN
+    file = sys.stdout if seen else cast("TextIO", _Trimmed(sys.stdout))
+    return Console(file=file, width=width, highlight=False, emoji=False)
+
+
+class _Trimmed:
+    """Text without the blanks that fill up the cells of tables at the ends of lines."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(_BLANKS.sub("", text))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+
+_BLANKS = re.compile(r" +(?=\n)")
 
 
 def pairs() -> Table:

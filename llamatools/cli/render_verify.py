@@ -48,7 +48,8 @@ def _whose(reference: Report) -> str:
     if reference["kind"] == "checkpoint" or generator in (None, "unknown"):
         return ""
     version = reference["versions"].get(generator)
-    return f" ({generator}{f' {version}' if version else ''}, {reference['dtype']})"
+    dtype = "" if reference["dtype"] in generator else f", {reference['dtype']}"
+    return f" ({generator}{f' {version}' if version else ''}{dtype})"
 
 
 def _checks(console: Console, report: Report) -> None:

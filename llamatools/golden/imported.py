@@ -30,6 +30,7 @@ def import_golden(
         source=source,
         generator=Generator(name, versions),
         dtype=dtype or plain.dtype,
+        plain=False,
         prompts=tuple(_digested(p) for p in plain.prompts),
     )
 

@@ -148,6 +148,8 @@ class Golden:
     """At which hidden states are kept, in the order of the forward pass."""
     prompts: tuple[GoldenPrompt, ...]
     notes: tuple[str, ...] = ()
+    plain: bool = False
+    """Of a plain file, which tells nothing of the model."""
 
     @property
     def positions(self) -> int:

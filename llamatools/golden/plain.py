@@ -10,6 +10,9 @@ Several prompts: the same names behind a name of the prompt and a dot (`short.to
 states may come along, for all prompts or none: `hidden.NAME` (n, dim), where NAME is `embedding`,
 `layers.I.attention` (the residual stream after the attention of layer I), `layers.I.mlp` (after
 the layer) or `norm` (after the final norm).
+
+A safetensors file may say where it comes from, in its metadata under `provenance`: a JSON object,
+in which `logits` names what made them, and the other texts are versions.
 """
 
 from __future__ import annotations
@@ -17,22 +20,24 @@ from __future__ import annotations
 import numpy as np
 
 from llamatools.errors import BadInput
-from llamatools.golden.model import Generator, Golden, GoldenPrompt, Hidden, Source
+from llamatools.golden.model import OWN, Generator, Golden, GoldenPrompt, Hidden, Source
 from llamatools.golden.points import parse_point, rank
 from llamatools.golden.prompts import MAX_POSITIONS, MAX_PROMPTS, contiguous, problems_of
 from llamatools.golden.sketch import sketch
 from llamatools.golden.tensors import Array, Arrays
+from llamatools.jsonio import SETTINGS, load_json_object
 from llamatools.reference.observe import Point, Prompt
 from llamatools.text import listing, safe
 
 _HINT = "expected tokens (n,), logits (n, V) and, unless they are 0..n-1, positions (n,)"
+PROVENANCE_KEY = "provenance"
 UNKNOWN = Generator("unknown", {})
 _ONE = "prompt"
 """The name of a prompt that has none."""
 
 
-def from_plain(arrays: Arrays, where: str) -> Golden:
-    """A plain file as a golden one, without a word on where it comes from."""
+def from_plain(arrays: Arrays, where: str, provenance: str | None = None) -> Golden:
+    """A plain file as a golden one, with no more on where it comes from than it says."""
     names = _prompt_names(arrays)
     problems = [] if names else [f"{where}: no tokens and logits in it"]
     if len(names) > MAX_PROMPTS:
@@ -61,11 +66,20 @@ def from_plain(arrays: Arrays, where: str) -> Golden:
         dim=dim,
         dtype=arrays[f"{names[0]}logits"].dtype,
         source=Source(),
-        generator=UNKNOWN,
+        generator=UNKNOWN if provenance is None else _generator(provenance, where),
         noise=None,
         points=tuple(first),
         prompts=tuple(p for p in found if p is not None),
+        plain=True,
     )
+
+
+def _generator(text: str, where: str) -> Generator:
+    said = load_json_object(text.encode(), f"{where} (provenance)", SETTINGS)
+    name = said.pop("logits", None)
+    if not isinstance(name, str) or not name or name == OWN:
+        raise BadInput(f"{where}: provenance: logits: expected what made them")
+    return Generator(name, {k: v for k, v in said.items() if isinstance(v, str)})
 
 
 def _prompt_names(arrays: Arrays) -> list[str]:

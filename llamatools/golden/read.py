@@ -17,7 +17,7 @@ from llamatools.containers.safetensors_read import read_safetensors
 from llamatools.errors import BadInput
 from llamatools.golden.document import Document
 from llamatools.golden.model import TOP_K, Digest, Golden, GoldenPrompt, Hidden
-from llamatools.golden.plain import from_plain
+from llamatools.golden.plain import PROVENANCE_KEY, from_plain
 from llamatools.golden.prompts import MAX_POSITIONS, problems_of
 from llamatools.golden.record import batches
 from llamatools.golden.sketch import COLUMNS, Floats
@@ -37,7 +37,7 @@ def open_golden(path: Path) -> Golden:
     container = read_safetensors(file)
     text = container.metadata.get(METADATA_KEY)
     if text is None:
-        return from_plain(read_arrays(file), safe(path))
+        return from_plain(read_arrays(file), safe(path), container.metadata.get(PROVENANCE_KEY))
     document = Document(load_json_object(text.encode(), f"{path} (metadata)"), safe(path))
     return _Reader(document, container.tensors, safe(path)).golden()
 

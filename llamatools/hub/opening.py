@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llamatools.errors import BadInput, LlamatoolsError
 from llamatools.hub.fetching import Asking
-from llamatools.hub.name import RepositoryName, meant, parse_name
+from llamatools.hub.name import DEFAULT_REVISION, RepositoryName, meant, parse_name
 from llamatools.hub.repository import open_repository
 from llamatools.opening.folder import Folder
 from llamatools.text import safe
@@ -26,6 +26,12 @@ def here_or_there(source: str, asking: Asking) -> Iterator[Folder | str]:
     """A repository's folder, where `source` names one and nothing of that name is here."""
     here = exists(Path(source))
     name = None if here else parse_name(source)
+    if name is not None and "@" not in source and exists(Path(source).parent):
+        # Mistyped far more often than meant, and what is in a path is nobody else's business.
+        raise BadInput(
+            f"{safe(source)}: no such file or folder in {safe(Path(source).parent)}, which is here",
+            hint=f"a hub is asked for {safe(source)}@{DEFAULT_REVISION}",
+        )
     if name is None:
         near = None if here else meant(source)
         if near:

@@ -10,10 +10,12 @@ from llamatools.fingerprints import fingerprint
 from llamatools.golden.create import Report, Run, record
 from llamatools.golden.model import Golden, Noise
 from llamatools.golden.prompts import Prompts, find_words
+from llamatools.history import NAME as MANIFEST
+from llamatools.history import merged_before
 from llamatools.reference.observe import Observer, Prompt
 from llamatools.verifying.causes import config_differences
 from llamatools.verifying.compare import Compared, Comparer
-from llamatools.verifying.gates import excused, remarks
+from llamatools.verifying.gates import Gate, excused, remarks
 from llamatools.verifying.perplexity import Perplexity, Scorer, Several, Text
 from llamatools.verifying.totals import spread, total
 from llamatools.verifying.unseen import differing, told, unseen_differences, unseen_rows, used
@@ -105,8 +107,22 @@ def _compared(
         differences=differences,
         problems=tuple(problems),
         runs=(ran,),
-        notes=(*_notes(checkpoint, golden, compared), *remarks(verdict.gate, golden)),
+        notes=(
+            *_notes(checkpoint, golden, compared),
+            *([] if verdict.holds else _rounded(checkpoint, verdict.gate)),
+            *remarks(verdict.gate, golden),
+        ),
     )
+
+
+def _rounded(checkpoint: Checkpoint, gate: Gate) -> list[str]:
+    """What a model says of itself does not widen a gate; but it may explain what was found."""
+    if gate.name.startswith("cast") or not merged_before(checkpoint.folder):
+        return []
+    return [
+        f"{MANIFEST} says that a merge rounded these weights: against logits of the model before "
+        "that rounding, --gate cast is meant"
+    ]
 
 
 def _measured(checkpoint: Checkpoint, text: Text | None, run: Run, wishes: Wishes) -> Outcome:

@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -70,7 +71,10 @@ def main() -> None:
     with torch.no_grad():
         logits = model.eval()(tokens[None], position_ids=positions[None]).logits[0]
     found = {"tokens": tokens, "positions": positions, "logits": logits.float()}
-    save_file(found, out / "golden.safetensors")
+    made = {"logits": "PEFT's model, never merged, float32", "seed": SEED} | {
+        name: version(name) for name in ("torch", "transformers", "peft")
+    }
+    save_file(found, out / "golden.safetensors", {"provenance": json.dumps(made)})
     for path in out.iterdir():
         path.chmod(0o644)
 

@@ -23,9 +23,10 @@ _UNSEEN = 200
 
 def make_console() -> Console:
     seen = sys.stdout.isatty()
-    width = None if seen or "COLUMNS" in os.environ else _UNSEEN
+    # Both, or rich does not look at either where TERM is dumb.
+    width, height = (None, None) if seen or "COLUMNS" in os.environ else (_UNSEEN, 25)
     file = sys.stdout if seen else cast("TextIO", _Trimmed(sys.stdout))
-    return Console(file=file, width=width, highlight=False, emoji=False)
+    return Console(file=file, width=width, height=height, highlight=False, emoji=False)
 
 
 class _Trimmed:

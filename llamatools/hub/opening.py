@@ -25,13 +25,7 @@ def exists(path: Path) -> bool:
 def here_or_there(source: str, asking: Asking) -> Iterator[Folder | str]:
     """A repository's folder, where `source` names one and nothing of that name is here."""
     here = exists(Path(source))
-    name = None if here else parse_name(source)
-    if name is not None and "@" not in source and exists(Path(source).parent):
-        # Mistyped far more often than meant, and what is in a path is nobody else's business.
-        raise BadInput(
-            f"{safe(source)}: no such file or folder in {safe(Path(source).parent)}, which is here",
-            hint=f"a hub is asked for {safe(source)}@{DEFAULT_REVISION}",
-        )
+    name = None if here else named(source)
     if name is None:
         near = None if here else meant(source)
         if near:
@@ -40,6 +34,18 @@ def here_or_there(source: str, asking: Asking) -> Iterator[Folder | str]:
         return
     with naming(name):
         yield open_repository(name, asking).folder
+
+
+def named(source: str) -> RepositoryName | None:
+    """The repository that is named by what is not here; BadInput where a path was meant."""
+    name = parse_name(source)
+    if name is not None and "@" not in source and exists(Path(source).parent):
+        # Mistyped far more often than meant, and what is in a path is nobody else's business.
+        raise BadInput(
+            f"{safe(source)}: no such file or folder in {safe(Path(source).parent)}, which is here",
+            hint=f"a hub is asked for {safe(source)}@{DEFAULT_REVISION}",
+        )
+    return name
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from llamatools.errors import BadInput
 from llamatools.hub.fetching import SILENT, Asking
-from llamatools.hub.name import meant, parse_name
+from llamatools.hub.name import meant
 from llamatools.hub.opening import exists
+from llamatools.hub.opening import named as named_repository
 from llamatools.memory import registry
 from llamatools.memory.config import read_config_file
 from llamatools.memory.folders import of_folder
@@ -42,7 +43,7 @@ def _by_name(source: str, asking: Asking) -> Subject:
         fmt = of_config(None)
         every = weights(named.architecture, fmt)
         return Subject("name", named.key, named.title, named.key, named.architecture, fmt, every)
-    repository = parse_name(source)
+    repository = named_repository(source)
     if repository is not None:
         return of_repository(repository, source, asking)
     nothing = f"{safe(source)}: no such file or folder, nor the name of a released model"

@@ -248,3 +248,31 @@ def test_standard_output_that_is_closed(words: tuple[str, ...], hf: Path) -> Non
         ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, check=False
     )
     assert (done.returncode, done.stderr) == (heard.returncode, heard.stderr)
+
+
+def test_a_pipe_is_no_screen() -> None:
+    """Lines are as long as they are, and end where their text does."""
+    golden = Path(__file__).parents[2] / "golden" / "llama3-gqa" / "mp2"
+    command = [sys.executable, "-m", "llamatools", "inspect", str(golden)]
+
+    def lines(**more: str) -> list[str]:
+        # Given, since readline in this process may have told the system of a screen.
+        env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | more
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+        return done.stdout.splitlines()
+
+    assert not any(line.endswith(" ") for line in lines())
+    assert max(map(len, lines())) > 80
+    assert max(map(len, lines(COLUMNS="60"))) <= 60
+
+
+def test_a_terminal_that_knows_nothing_gets_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llamatools.cli.progress import progress
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    with progress("convert", quiet=False) as begin:
+        begin(10)(10)
+    assert capsys.readouterr().err.startswith("convert: 100% of 10 B")

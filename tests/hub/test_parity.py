@@ -109,7 +109,7 @@ def test_what_is_here_is_not_asked_for(
         call("inspect", words, "--kv-memory")
         call("inspect", words)
     assert hub.asked == []
-    call("inspect", "org/other", "--kv-memory")  # the control
+    call("inspect", "others/other", "--kv-memory")  # the control
     assert len(hub.asked) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from support.calls import Called, call
@@ -125,3 +126,17 @@ def test_addresses_are_no_names(text: str, hub: FakeHub) -> None:
 )
 def test_what_is_no_address(text: str) -> None:
     assert meant(text) is None
+
+
+def test_a_path_that_begins_here_is_not_asked_for_elsewhere(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repos[NAME] = Repo({"config.json": CONFIG})
+    (tmp_path / "org").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for words in ((), ("--kv-memory",)):
+        seen = call("inspect", NAME, *words)
+        assert seen.code == 3 and "no such file or folder in org, which is here" in seen.err
+        assert hint(seen).strip() == f"a hub is asked for {NAME}@main"
+    assert hub.asked == []
+    assert ask(f"{NAME}@main").code == 0 and hub.asked != []

@@ -320,3 +320,23 @@ def test_an_archive_that_swells_is_refused(tmp_path: Path) -> None:
         archive.writestr("logits.npy", b"\0" * (256 << 20))
     with pytest.raises(BadInput, match="too much"):
         open_golden(tmp_path / "x.npz")
+
+
+def test_where_a_plain_file_comes_from(made: Made, arrays: Arrays, tmp_path: Path) -> None:
+    said = {"logits": "another program", "torch": "2.0", "seed": 7}
+    file = tmp_path / "said.safetensors"
+    save_file(arrays, file, {"provenance": json.dumps(said)})
+    generator = open_golden(file).generator
+    assert (generator.name, generator.versions) == ("another program", {"torch": "2.0"})
+    words = ("-o", tmp_path / "g.safetensors", "--model", made.folder, "--generator", "it")
+    assert call("golden", "import", file, *words).code == 0  # it is a plain file still
+    for wrong in ({"logits": "llamatools"}, {"logits": ""}, {}):
+        save_file(arrays, file, {"provenance": json.dumps(wrong)})
+        with pytest.raises(BadInput, match="expected what made them"):
+            open_golden(file)
+
+
+def test_the_golden_files_of_the_project_say_what_made_them() -> None:
+    for file in ROOT.glob("golden/*/golden.safetensors"):
+        assert "unknown" not in open_golden(file).generator.name
+        assert open_golden(file).generator.versions["torch"]

@@ -128,23 +128,22 @@ def write(
         more = prepared.prove is not prove_nothing
         outcome = work.carry_out(prepared.limits, begin, more=more)
         check_unchanged(plan)
+        place.check()
         for f in plan.files:
             files[f.name] = f.layout.size, outcome.files[f.name]
         found = report(outcome, files)
         write_document(place.folder / name, dump_json(found))
         if work.resumed and prepared.prove is prove_nothing:
-            _read_back(prepared, place.folder, name, found, begin)
+            _read_back(prepared, place.folder, name, found)
         proven = prepared.prove(place.folder, name, found)
         publish(place.folder, prepared.out, force=prepared.force)
     return {**found, **proven}
 
 
-def _read_back(
-    prepared: Prepared, folder: Path, name: str, found: Mapping[str, object], begin: Begin
-) -> None:
+def _read_back(prepared: Prepared, folder: Path, name: str, found: Mapping[str, object]) -> None:
     say("reading the output back, since an earlier run wrote a part of it")
     jobs, memory = prepared.limits.jobs, prepared.max_memory
-    read_back(folder, name, found, jobs=jobs, max_memory=memory, begin=begin)
+    read_back(folder, name, found, jobs=jobs, max_memory=memory, begin=prepared.reread)
 
 
 def convert(

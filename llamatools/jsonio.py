@@ -18,7 +18,7 @@ from llamatools.errors import BadInput
 from llamatools.text import listing, nbytes, safe
 
 MAX_DEPTH = 64
-_MAX_DIGITS = 20
+MAX_DIGITS = 20
 """As many as 2^64 has; Python's conversion of longer digit strings takes quadratic time."""
 
 _BOM = b"\xef\xbb\xbf"
@@ -49,7 +49,7 @@ _LONE_SURROGATE = re.compile(
 
 
 def load_json(
-    data: bytes, where: str, limits: Limits = TOKENIZER, *, max_digits: int = _MAX_DIGITS
+    data: bytes, where: str, limits: Limits = TOKENIZER, *, max_digits: int = MAX_DIGITS
 ) -> object:
     """The value that `data` spells.
 
@@ -75,7 +75,7 @@ def load_json(
 
 
 def load_json_object(
-    data: bytes, where: str, limits: Limits = TOKENIZER, *, max_digits: int = _MAX_DIGITS
+    data: bytes, where: str, limits: Limits = TOKENIZER, *, max_digits: int = MAX_DIGITS
 ) -> dict[str, object]:
     """As load_json; raises BadInput too where the value is not an object."""
     value = load_json(data, where, limits, max_digits=max_digits)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamatools.checkpoint import Checkpoint
-from llamatools.engine.outcome import Outcome
+from llamatools.engine.outcome import Begin, Outcome
 from llamatools.engine.resources import DEFAULT_MEMORY, Resources
 from llamatools.errors import IOFailed
 from llamatools.plan.build import Options
@@ -48,6 +48,8 @@ class Prepared:
     prove: Proof = prove_nothing
     """How the output is looked at before it gets its name."""
     max_memory: int = DEFAULT_MEMORY
+    reread: Begin = lambda total: lambda done: None
+    """Told how far it is when the output of a run that went on is read back."""
 
     @property
     def disk_needed(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from llamatools.adapters.config import Config, Names
 from llamatools.adapters.names import VOCABULARY_MODULES
 from llamatools.adapters.part import Part
-from llamatools.adapters.patterns import compiled
+from llamatools.adapters.patterns import compiled, every
 from llamatools.errors import BadInput, Unsupported
 from llamatools.text import safe
 
@@ -67,10 +67,11 @@ def _is_target(config: Config, module: str) -> bool:
 
 def _in_layers(config: Config, module: str) -> bool:
     patterns = [rf"(?:|.*?\.){p}\.([0-9]+)\..*" for p in config.layers_pattern]
+    compile_one = every(patterns, f"{config.where}: layers_pattern")
     for pattern in patterns:
-        match = compiled(pattern, f"{config.where}: layers_pattern")(module)
+        match = compile_one(pattern)(module)
         if match is not None:
-            number = match.group(1)  # type: ignore[attr-defined]
+            number = match.group(1)
             if number is None or not number.isdecimal():
                 raise BadInput(f"{config.where}: layers_pattern: a group in {safe(pattern)}")
             return int(number) in config.layers

@@ -161,22 +161,53 @@ class _Files:
     def wrong(self, read: Mapping[str, Found | LlamatoolsError]) -> list[Problem]:
         """What reading told."""
         problems: dict[Problem, None] = {}
-        meant = {(f.algorithm, f.digest): f.name for f in self._expected}
+        said = _Said.of(self._expected)
         for f in self._expected:
             found = read.get(f.name)
             if isinstance(found, LlamatoolsError):
                 problems[unreadable(f.name, self.tree.path / f.name, found)] = None
             elif found is not None and found[f.algorithm] != f.digest:
-                problems[_other(f, found[f.algorithm], meant)] = None
+                problems[said.other(f, found[f.algorithm])] = None
         return list(problems)
 
 
-def _other(f: Expected, found: str, meant: Mapping[tuple[Algorithm, str], str]) -> Problem:
-    text = f"{f.algorithm.name} {found[:16]}..., {safe(f.by)} says {f.digest[:16]}..."
-    instead = meant.get((f.algorithm, found))
-    if instead is not None:
-        text += f": it holds what {safe(instead)} should"
-    return Problem(f.name, "digest", text, f.digest, found, f.by)
+@dataclass(frozen=True)
+class _Said:
+    """All that is said, to tell what a digest is that a file should not have."""
+
+    meant: Mapping[tuple[Algorithm, str], str]
+    """{digest: the file that should have it}"""
+    agreeing: Mapping[tuple[str, Algorithm, str], str]
+    """{file and digest: who says so}"""
+    ends: Mapping[tuple[str, str, Algorithm], tuple[str, str]]
+    """{who, of which file: the first digest and the last}; they differ only by mistake."""
+
+    @classmethod
+    def of(cls, expected: Iterable[Expected]) -> _Said:
+        meant: dict[tuple[Algorithm, str], str] = {}
+        agreeing: dict[tuple[str, Algorithm, str], str] = {}
+        ends: dict[tuple[str, str, Algorithm], tuple[str, str]] = {}
+        for f in expected:
+            meant[f.algorithm, f.digest] = f.name
+            agreeing[f.name, f.algorithm, f.digest] = f.by
+            key = (f.by, f.name, f.algorithm)
+            ends[key] = (ends.get(key, (f.digest, ""))[0], f.digest)
+        return cls(meant, agreeing, ends)
+
+    def other(self, f: Expected, found: str) -> Problem:
+        """That a file has another digest than it should."""
+        text = f"{f.algorithm.name} {found[:16]}..., {safe(f.by)} says {f.digest[:16]}..."
+        first, last = self.ends[f.by, f.name, f.algorithm]
+        by = self.agreeing.get((f.name, f.algorithm, found))
+        instead = self.meant.get((f.algorithm, found))
+        if first != last:
+            also = last if f.digest == first else first
+            text += f" and contradicts itself: it says {also[:16]}... as well"
+        elif by is not None:
+            text += f": what it holds is what {safe(by)} says"
+        elif instead is not None:
+            text += f": it holds what {safe(instead)} should"
+        return Problem(f.name, "digest", text, f.digest, found, f.by)
 
 
 def _located(

@@ -2,20 +2,24 @@
 
 Read are GNU's lines "HASH  NAME" and "HASH *NAME", BSD's and openssl's "SHA256 (NAME) = HASH", and
 the lone hash of a file NAME.sha256. A line that begins with a backslash has a name with escapes.
+GNU's two characters before a name are all that is not of it: a name may begin with a blank or a
+star. Only where no such file is there, such a name is taken to be one in columns.
 Which digest a hash is goes by its length (Meta's checklists hold MD5, some of others SHA-256),
 unless the line or the list's own name says it.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from llamatools.checking.claims import Claim, Expected, Problem, cut, plain_name
 from llamatools.checking.hashing import BLAKE3, BY_DIGITS, Algorithm
+from llamatools.checking.lines import Lines, decoded
 from llamatools.checking.sources import read_source
 from llamatools.checking.tree import Tree
+from llamatools.errors import BadInput
 from llamatools.text import safe
 
 _MOST_BYTES = 16_000_000
@@ -25,12 +29,18 @@ _KIND = r"(md5|sha-?(1|224|256|384|512)|b3|blake3|check(?=.?sum))"
 _NAMES = re.compile(rf".+\.(chk|{_KIND}(sums?)?)|{_KIND}[-_]?sums?(\.txt)?", re.IGNORECASE)
 _B3 = re.compile(r"(^|[._-])(b3|blake3)", re.IGNORECASE)
 _GNU = re.compile(
-    r"(?P<escaped>\\?)(?P<hash>[0-9A-Fa-f]{32,128})[ \t]+\*?(?P<name>[^ \t].*)", re.DOTALL
+    r"(?P<escaped>\\?)(?P<hash>[0-9A-Fa-f]{32,128})"
+    r"( [ *](?P<name>[ \t]*[^ \t].*)|[ \t]+\*?(?P<loose>[^ \t].*))",
+    re.DOTALL,
 )
 _BSD = re.compile(
     r"(?P<escaped>\\?)(?P<tag>[A-Za-z][\w/-]*) ?\((?P<name>.+)\) ?= ?(?P<hash>[0-9A-Fa-f]+)",
     re.ASCII | re.DOTALL,
 )
+_PIPED = re.compile(
+    r"[0-9A-Fa-f]{32,128}[ \t]+\*?-|[A-Za-z][\w/-]* ?\(-\) ?= ?[0-9A-Fa-f]+", re.ASCII
+)
+"""Of what had no name: the program read it from standard input."""
 _LONE = re.compile(r"[0-9A-Fa-f]{32,128}")
 _ESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
 _TAGS = {
@@ -59,12 +69,21 @@ def _list(tree: Tree, name: str) -> Claim:
     files: dict[Expected, None] = {}
     problems: list[Problem] = []
     notes: list[str] = []
-    lines = os.fsdecode(data.removeprefix(b"\xef\xbb\xbf")).split("\n")
-    if len(lines) > _MOST_LINES:
+    try:
+        lines = Lines(decoded(data).split("\n"))
+    except BadInput as e:
+        return Claim(name, (), (Problem(name, "list", str(e)),))
+    if len(lines.every) > _MOST_LINES:
         return Claim(name, (), (Problem(name, "list", f"more than {_MOST_LINES:,} lines"),))
-    for number, line in enumerate(lines, 1):
-        text = line.rstrip("\r")
+    if lines.cut:
+        problems.append(Problem(name, "list", "its signature is cut: lines may be, too"))
+    elif lines.signed:
+        notes.append(f"{safe(name)} is signed; by whom, gpg --verify tells")
+    for number, text in lines:
         if not text.strip() or text.startswith(("#", ";")):
+            continue
+        if _PIPED.fullmatch(text) and _beside(name, "-") not in tree.entries:
+            notes.append(f"{safe(name)} has a digest of what was piped, which is no file")
             continue
         found = _line(text, name)
         if found is None:
@@ -73,22 +92,45 @@ def _list(tree: Tree, name: str) -> Claim:
             )
         elif isinstance(found, str):
             problems.append(Problem(name, "list", f"line {number}: {found}"))
-        elif found.name == name:
-            notes.append(f"{safe(name)} lists itself, which no list can")
         else:
             files[found] = None
+    names = {f.name for f in files}
+    files = {_as_it_lies(f, tree, names): None for f in files}
+    itself = [f for f in files if f.name == name]
+    if itself:
+        notes.append(f"{safe(name)} lists itself, which no list can")
+        files = {f: None for f in files if f.name != name}
     if not files and not problems:
         notes.append(f"{safe(name)} lists nothing")
     return Claim(name, tuple(files), cut(name, "list", problems), tuple(dict.fromkeys(notes)))
 
 
+def _as_it_lies(f: Expected, tree: Tree, listed: Collection[str]) -> Expected:
+    """The same with the name that its file has, where no file has the very name."""
+    if f.name in tree.entries:
+        return f
+    own = f.name.removeprefix(_beside(f.by, ""))
+    bare = plain_name(own.lstrip(" \t").removeprefix("*"))
+    for name in (bare and _beside(f.by, bare), tree.spelt(f.name)):
+        if name and name in tree.entries and name not in listed:
+            return replace(f, name=name)
+    return f
+
+
+def _beside(by: str, name: str) -> str:
+    """A name in the folder that a list lies in."""
+    home = by.rpartition("/")[0]
+    return f"{home}/{name}" if home else name
+
+
 def _line(text: str, by: str) -> Expected | str | None:
     """What one line says; what is wrong with it; or None where it says nothing that is known."""
-    home, _, own = by.rpartition("/")
+    own = by.rpartition("/")[2]
     match = _BSD.fullmatch(text) or _GNU.fullmatch(text)
     if match is not None:
-        name, digest = match["name"], match["hash"]
-        tag = match.groupdict().get("tag")
+        groups = match.groupdict()
+        name = groups["name"] or groups.get("loose", "")
+        digest, tag = match["hash"], groups.get("tag")
     elif _LONE.fullmatch(text.strip()) and not own.lower().endswith((".txt", ".chk")):
         name, digest, tag = own.rpartition(".")[0], text.strip(), None  # "" of SHA256SUMS
     else:
@@ -101,7 +143,7 @@ def _line(text: str, by: str) -> Expected | str | None:
     plain = plain_name(name)
     if plain is None:
         return f"expected the name of a file in the folder, found {safe(name, 80)}"
-    return Expected(f"{home}/{plain}" if home else plain, algorithm, digest.lower(), by)
+    return Expected(_beside(by, plain), algorithm, digest.lower(), by)
 
 
 def _algorithm(digest: str, tag: str | None, own: str) -> Algorithm | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 
@@ -15,6 +17,8 @@ from llamatools.text import safe
 
 _MOST = 100_000
 _DEEPEST = 32
+_LONGEST = 1024
+"""Names that are brought into a normal form; of marks without end that takes the square."""
 _APART = frozenset({".cache", ".git"})
 """Folders in a checkpoint's that are other programs' own."""
 
@@ -52,6 +56,20 @@ class Tree:
     def files(self) -> Iterator[str]:
         """Names of everything but folders, in order."""
         return (n for n in sorted(self.entries) if self.entries[n].kind is not Kind.FOLDER)
+
+    def spelt(self, name: str) -> str | None:
+        """The one file whose name is the same text in Unicode's other form, as macOS has them."""
+        if name.isascii() or len(name) > _LONGEST:
+            return None
+        found = self._spellings.get(unicodedata.normalize("NFC", name), ())
+        return found[0] if len(found) == 1 else None
+
+    @cached_property
+    def _spellings(self) -> Mapping[str, Sequence[str]]:
+        out: dict[str, list[str]] = {}
+        for name in self.files():
+            out.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        return out
 
 
 def look(path: Path) -> Tree:

@@ -2,14 +2,15 @@
 
 A document of ours names every file that was written. Whatever else lies beside it was added, and
 only what is known to be harmless passes: any other may be a config, a template, code, an adapter,
-or weights that some program prefers to the ones that were checked. A list of checksums may leave
+or weights that some program prefers to the ones that were checked. That holds in folders below,
+too: programs are told to load from there, or look by themselves. A list of checksums may leave
 files out; there only weights must be in some list.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from llamatools.checking.claims import Claim, Problem
 from llamatools.checking.lists import is_list
@@ -24,8 +25,10 @@ _HARMLESS = re.compile(
     re.IGNORECASE | re.ASCII | re.DOTALL,
 )
 _WEIGHTS = (*ENDINGS, ".gguf", ".ggml", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx", ".pkl")
-_LOADED_BELOW = (".py", ".jinja")
-"""Programs load such from folders within a checkpoint's as well."""
+_LOADED = (
+    *_WEIGHTS, ".json", ".jinja", ".model", ".py", ".pyc", ".so", ".tiktoken", ".txt", ".yaml",
+)  # fmt: skip
+"""What a folder may not be named like: where such a file is looked for, it would be found."""
 
 
 def unlisted(tree: Tree, claims: Sequence[Claim]) -> tuple[list[Problem], list[str]]:
@@ -35,39 +38,46 @@ def unlisted(tree: Tree, claims: Sequence[Claim]) -> tuple[list[Problem], list[s
         return [], []  # a document that cannot be read might have had any of them
     listed = {f.name for c in ours or claims for f in c.files} | {c.by for c in claims}
     homes = {""} | {_home(f.name) for c in claims for f in c.files}
-    problems: list[Problem] = []
-    others: dict[str, None] = {}
-    for name in sorted(tree.entries):
-        home = _home(name)
-        if name in listed:
-            continue
-        if tree.entries[name].kind is Kind.FOLDER:
-            if home in homes and not any(h == name or h.startswith(f"{name}/") for h in homes):
-                others[f"{name}/"] = None
-        elif _counts(name, inside=home in homes, ours=bool(ours)):
-            problems.append(_problem(name, tree, ours))
-        elif home in homes:
-            others[name] = None
-    return problems, list(others)
+    unnamed = [name for name in sorted(tree.entries) if name not in listed]
+    wrong = {n for n in unnamed if _counts(n, tree, inside=_home(n) in homes, ours=bool(ours))}
+    # A folder is told as one, unless it holds what is spoken of, or wrong.
+    opened = _folders((*(f.name for c in claims for f in c.files), *wrong), tree)
+    others = [
+        f"{name}/" if tree.entries[name].kind is Kind.FOLDER else name
+        for name in unnamed
+        if name not in wrong and name not in opened and _home(name) in opened
+    ]
+    return [_problem(name, tree, ours) for name in unnamed if name in wrong], others
 
 
 def _home(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _counts(name: str, *, inside: bool, ours: bool) -> bool:
+def _folders(names: Iterable[str], tree: Tree) -> set[str]:
+    """All that the names lie in, from the top down, as far as they are there."""
+    out = {""}
+    for name in names:
+        end = name.find("/")
+        while end >= 0 and name[:end] in tree.entries:
+            out.add(name[:end])
+            end = name.find("/", end + 1)
+    return out
+
+
+def _counts(name: str, tree: Tree, *, inside: bool, ours: bool) -> bool:
     """`inside`: in a folder of which some source speaks; `ours`: that source is a document."""
     own = name.rpartition("/")[2].lower()
+    is_folder = tree.entries[name].kind is Kind.FOLDER
     if not ours:
-        return inside and own.endswith(_WEIGHTS)
-    if not inside:
-        return own.endswith(_LOADED_BELOW)
-    return not (_HARMLESS.fullmatch(own) or is_list(own))
+        return inside and not is_folder and own.endswith(_WEIGHTS)
+    harmless = _HARMLESS.fullmatch(own) is not None or is_list(own)
+    return not harmless and (not is_folder or own.endswith(_LOADED))
 
 
 def _problem(name: str, tree: Tree, ours: Sequence[Claim]) -> Problem:
     if not ours:
         return Problem(name, "unlisted", "weights that no list has a digest of")
     kind, by = tree.entries[name].kind, " or ".join(c.by for c in ours)
-    what = "" if kind in (Kind.FILE, Kind.BLOB) else f", is {kind.value},"
+    what = "" if kind in (Kind.FILE, Kind.BLOB) else f" and is {kind.value}"
     return Problem(name, "added", f"was added{what}: {by} does not have it", by=ours[0].by)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ def produce(
 
     golden, silent = _fitting(prepared, checks), quiet or as_json
     with stages(quiet=silent) as stage:
+        prepared = replace(prepared, reread=stage("read back"))
         report: dict[str, Any] | None = (
             preview(prepared, _foreseen(prepared, checks, golden))
             if dry_run

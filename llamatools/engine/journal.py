@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,14 @@ from llamatools.engine.rename import sync_folder
 from llamatools.errors import LlamatoolsError
 
 NAME = "journal"
+NEW = f"{NAME}.new"
 _HEX = 64
-_MAX_BYTES = 256 << 20
+_MAX_BYTES = 64 << 20
+_MAX_LINE = 16 << 20
+"""Some hundred bytes for each tensor of the part."""
+_MAX_VALUES = 1_000_000
+"""Of all lines: a value takes up to 200 bytes of memory."""
+_BLOCK = 1 << 18
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -41,20 +47,13 @@ class Journal:
             file = InputFile(self.path)
         except LlamatoolsError:  # there is none, or it is no file
             return []
+        out: list[Any] = []
         try:
-            data = file.read(0, min(file.size, _MAX_BYTES))
-        except LlamatoolsError:
-            return []
+            out.extend(_believed(file))
+        except LlamatoolsError:  # what cannot be read is not believed
+            pass
         finally:
             file.close()
-        out: list[Any] = []
-        last = ""
-        for line in data.split(b"\n")[:-1]:  # what no newline ends was not finished
-            found = _parsed(line, last)
-            if found is None:
-                break
-            last, document = found
-            out.append(document)
         return out
 
     def begin(self, documents: Iterable[object]) -> None:
@@ -63,7 +62,7 @@ class Journal:
         for document in documents:
             line, last = _line(document, last)
             lines += line
-        new = self.path.with_name(self.path.name + ".new")
+        new = self.path.with_name(NEW)
         try:
             new.unlink(missing_ok=True)
             write_document(new, lines)
@@ -96,6 +95,34 @@ def _line(document: object, last: str) -> tuple[bytes, str]:
     text = json.dumps(document, separators=(",", ":")).encode()
     checksum = _checksum(text, last)
     return b'["' + checksum.encode() + b'",' + text + b"]\n", checksum
+
+
+def _believed(file: InputFile) -> Iterator[Any]:
+    """Documents, of a file that may be of any size and hold anything."""
+    last, size, values = "", 0, 0
+    for line in _lines(file):
+        size += len(line) + 1
+        values += 1 + sum(map(line.count, (b",", b"[", b"{")))
+        if size > _MAX_BYTES or values > _MAX_VALUES:
+            return
+        found = _parsed(line, last)
+        if found is None:
+            return
+        last, document = found
+        yield document
+
+
+def _lines(file: InputFile) -> Iterator[bytes]:
+    """Lines up to the first that is too long; what no newline ends was not finished."""
+    held = bytearray()
+    for block in file.blocks(_BLOCK):
+        *ends, rest = block.split(b"\n")
+        for end in ends:
+            yield bytes(held) + end
+            held.clear()
+        held += rest
+        if len(held) > _MAX_LINE:
+            return
 
 
 def _parsed(line: bytes, last: str) -> tuple[str, Any] | None:

@@ -35,6 +35,13 @@ class Lock:
         self.sure = sure
         """Whether the system keeps others out, and lets them in when this process is gone."""
 
+    def holds(self) -> bool:
+        """Whether the file that is locked is still the one which others find."""
+        try:
+            return self._fd >= 0 and _same(self._fd, self._path)
+        except OSError:
+            return False
+
     def release(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:

@@ -23,11 +23,12 @@ from llamatools.engine.newfile import io_failed
 from llamatools.engine.removing import empty, listed, remove, surely
 from llamatools.engine.words import say
 from llamatools.errors import IOFailed, Kept, LlamatoolsError, OutputExists
-from llamatools.text import safe
+from llamatools.text import listing, safe
 
 LOCK, JOURNAL, OUTPUT, OLD = lock.NAME, journal.NAME, "output", "old"
 _END = ".llamatools"
 _ATTEMPTS = 100
+_NAMES = {LOCK, JOURNAL, journal.NEW, OUTPUT, OLD}
 
 
 def place_of(out: Path) -> Path:
@@ -39,6 +40,11 @@ def place_of(out: Path) -> Path:
         head = name[: longest - len(tail)].decode(errors="ignore")  # no half characters
         name = os.fsencode(head) + tail
     return parent / f".{os.fsdecode(name)}{_END}"
+
+
+def is_place(name: str) -> bool:
+    """Whether a name has the form of those in which output is built."""
+    return name.startswith(".") and name.endswith(_END)
 
 
 def check_free(out: Path, *, force: bool) -> None:
@@ -64,6 +70,10 @@ class Unsure(IOFailed):
     """Whether the place holds what had the name before; it stays there."""
 
 
+class Lost(IOFailed):
+    """The place is not this run's any more."""
+
+
 class Place:
     """The folder of a run that has locked it."""
 
@@ -77,6 +87,26 @@ class Place:
         self._target = home.parent / out.name
         self._lock = held
         self._begun = False
+        self._made: os.stat_result | None = None
+
+    def check(self) -> None:
+        """IOFailed where the folder, or its lock, was removed under the run: what is there now may
+        be another run's."""
+        if not self._ours():
+            raise Lost(
+                f"{safe(self.home)}: was removed while {safe(self.out)} was made in it; nothing "
+                "was published",
+                hint="run the same command again",
+            )
+
+    def _ours(self) -> bool:
+        if not self._lock.holds():
+            return False
+        try:
+            there = self.folder.lstat()
+        except OSError:
+            return self._made is None
+        return self._made is None or os.path.samestat(self._made, there)
 
     def clear(self) -> None:
         """Nothing of an earlier run, and an empty folder for the output."""
@@ -84,6 +114,7 @@ class Place:
         try:
             empty(self.home, {LOCK})
             self.folder.mkdir()
+            self._made = self.folder.lstat()
         except OSError as e:
             raise io_failed(self.folder, "creating the folder", e) from e
 
@@ -93,6 +124,7 @@ class Place:
         try:
             empty(self.home, {LOCK, JOURNAL, OUTPUT})
             empty(self.folder, names)
+            self._made = self.folder.lstat()
         except OSError as e:
             raise io_failed(self.folder, "removing what is not finished", e) from e
 
@@ -106,7 +138,10 @@ class Place:
 
     def leave(self, error: BaseException | None) -> None:
         """Remove everything; after an interruption, all but what is finished. What an earlier run
-        left and nobody has looked at stays as it is."""
+        left and nobody has looked at stays as it is; and so does what another run may have made."""
+        if isinstance(error, Lost) or not self._lock.holds():
+            self._lock.release()
+            return
         kept = self.kept if error is not None and _cut_short(error) and self._lock.sure else None
         try:
             if kept and error is not None:
@@ -131,7 +166,7 @@ class Place:
         surely(self._go)
 
     def _go(self) -> None:
-        if listed(self.home) == [LOCK]:
+        if self._lock.holds() and listed(self.home) == [LOCK]:
             self._lock.remove()
             with suppress(OSError):  # the next run may be in it already
                 self.home.rmdir()
@@ -145,7 +180,9 @@ class Place:
             say(f"{safe(self.out)}: to be replaced by a run that was cut short; it is back")
 
     def _lost(self) -> bool:
-        return rename.there(self.home / OLD) and not rename.there(self._target)
+        old = self.home / OLD
+        folder = rename.there(old) and S_ISDIR(old.lstat().st_mode)
+        return folder and not rename.there(self._target)
 
 
 @contextmanager
@@ -161,12 +198,25 @@ def occupied(out: Path, *, force: bool = False) -> Iterator[Place]:
     except BaseException:
         place.go()
         raise
+    _at_work[place.folder] = place
     try:
         yield place
     except BaseException as e:
+        _at_work.pop(place.folder, None)  # before another run may be in there
         place.leave(e)
         raise
+    _at_work.pop(place.folder, None)
     place.leave(None)
+
+
+_at_work: dict[Path, Place] = {}
+"""The places that this process is in, by the folders that become outputs."""
+
+
+def check_held(folder: Path) -> None:
+    """IOFailed where a folder that is about to be published is not this run's any more."""
+    if folder in _at_work:
+        _at_work[folder].check()
 
 
 @contextmanager
@@ -225,6 +275,12 @@ def _made(home: Path) -> bool:
         raise OutputExists(
             f"{safe(home)} is in the way: not a folder, or somebody else's",
             hint="remove it, or choose another name for the output",
+        )
+    strange = sorted(set(listed(home)) - _NAMES)
+    if strange:
+        raise OutputExists(
+            f"{safe(home)} is in the way: no run of llamatools left {listing(strange)} in it",
+            hint="rename it, or choose another name for the output",
         )
     return False
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llamatools.engine import rename
 from llamatools.engine.commit import commit
-from llamatools.engine.place import OLD, Unsure
+from llamatools.engine.place import OLD, Unsure, check_held
 from llamatools.engine.targets import check_replaceable
 from llamatools.engine.words import say
 from llamatools.errors import IOFailed, LlamatoolsError, OutputExists
@@ -24,6 +24,7 @@ def publish(folder: Path, out: Path, *, force: bool) -> None:
     By force, what had the name is in the finished folder's place then, and goes with that.
     """
     rename.sync_folder(folder)
+    check_held(folder)
     target = _resolved(out)
     replaced = force and rename.there(target)
     if replaced:
@@ -44,6 +45,7 @@ def publish_file(file: Path, out: Path, *, force: bool = False, stands: bool = T
 
     Where it does not stand, because another will take its place, the run may still be stopped.
     """
+    check_held(file.parent)
     if stands:
         commit()
     target = _resolved(out)

@@ -13,7 +13,7 @@ from pathlib import Path
 from llamatools.containers import links
 from llamatools.engine import rename
 from llamatools.engine.newfile import io_failed
-from llamatools.engine.place import place_of, refuse_taken
+from llamatools.engine.place import is_place, place_of, refuse_taken
 from llamatools.errors import IOFailed, OutputExists, UsageError
 from llamatools.text import nbytes, safe
 
@@ -70,8 +70,9 @@ def check_apart(
 
 
 def check_kept(out: Path, files: Iterable[Path]) -> None:
-    """Refuse an output folder that holds, as it is now, one of the other `files` that are read."""
-    place = _identities([out])
+    """Refuse an output folder that holds, as it is now, one of the other `files` that are read; or
+    where that lies in what an earlier run left."""
+    place = _identities([out, place_of(out)])
     lost = [f for f in files if place & _identities([f, *Path(os.path.realpath(f)).parents])]
     if lost:
         raise UsageError([f"{safe(f)} lies in the output, which is replaced" for f in lost])
@@ -138,6 +139,8 @@ def _check_place(out: Path, *, force: bool) -> None:
             f"{safe(out)}: the current folder cannot be the output",
             hint="give the output folder a name",
         )
+    if is_place(out.name):
+        raise UsageError(f"{safe(out)}: such names are those of what llamatools has not finished")
     parent = _found(out.parent)
     if not parent.is_dir():
         raise UsageError(f"{safe(out.parent)}: no such folder to put the output in")

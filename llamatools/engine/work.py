@@ -17,6 +17,7 @@ from typing import Any
 
 from llamatools._version import __version__
 from llamatools.engine.checksums import RecordChecks
+from llamatools.engine.claims import check_outcome, check_seen
 from llamatools.engine.digest import file_digest
 from llamatools.engine.execute import execute
 from llamatools.engine.journal import Journal
@@ -101,6 +102,7 @@ class Work:
             watched = keeper.watching(progress)
             for number, part in enumerate(self._parts):
                 if number not in self._done:
+                    place.check()
                     checks = RecordChecks()
                     outcome = execute(part, limits, place.folder, watched, checks, keeper.hold)
                     done = Done(part, outcome, checks.seen(files))
@@ -118,6 +120,7 @@ class Work:
 
     def _enter(self, number: int, done: Done) -> None:
         """Take note of a part whose files are on disk."""
+        self._place.check()
         if self._done:
             self._place.journal.append(done.line())
         else:
@@ -196,7 +199,8 @@ def _claimed(
         try:
             number = by_names[tuple(name for name, *_ in line["files"])]
             done = Done(known[number], Outcome(**line["outcome"]), line["checks"])
-            RecordChecks().add(done.checks, files)
+            check_outcome(done.outcome)
+            check_seen(done.checks, files)
             tensors = {s.name for s in done.part.work if not isinstance(s.value, Witnessed)}
             if done.line() != line or done.outcome.tensors.keys() != tensors:
                 break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -149,7 +151,11 @@ def _read_header(
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"version {version} of the format")
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read(stream, max_header_size=_MAX_HEADER)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of headers by Python 2, or that are nearly code
+            shape, fortran, dtype = read(stream, max_header_size=_MAX_HEADER)
+        if not all(type(n) is int and 0 <= n <= sys.maxsize for n in shape):  # True is an int too
+            raise ValueError(f"a shape of {shape}")
     except Exception as e:  # numpy parses the header as Python, and raises whatever that does
         raise BadInput(f"{where}: not an array of numpy's: {safe(e)}") from None
     if dtype.hasobject or dtype.kind not in "fiu" or dtype.byteorder == ">":

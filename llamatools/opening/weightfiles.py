@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,8 @@ class Scheme:
                     hint="move the parts of the other checkpoint away",
                 )
             wanted = range(1, int(totals.pop()) + 1)
-        twice = [n for n, number in zip(members, found, strict=True) if found.count(number) > 1]
+        times = Counter(found)
+        twice = [n for n, number in zip(members, found, strict=True) if times[number] > 1]
         if twice:
             raise BadInput(
                 f"{where}: more than one file of a number: {listing(twice)}",
@@ -59,7 +61,7 @@ class Scheme:
         beyond = [n for n, number in zip(members, found, strict=True) if number not in wanted]
         if beyond:
             raise BadInput(f"{where}: numbered beyond their total: {listing(beyond)}")
-        missing = [n for n in wanted if n not in set(found)]
+        missing = [n for n in wanted if n not in times]
         if missing:
             raise BadInput(
                 f"{where}: of {len(wanted)} numbered files, {listing(missing)} "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from blake3 import blake3
 from support.calls import call, tree
 from support.tiny import Tiny
 from support.tiny_files import write_hf
@@ -15,6 +17,7 @@ import llamatools
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 BASE = GOLDEN / "llama3-gqa/mp2"
+META_NAMES = ("consolidated.00.pth", "consolidated.01.pth", "params.json")
 
 OUTPUTS: Mapping[str, tuple[object, ...]] = {
     "hf": ("convert", BASE, "OUT", "--to", "hf"),
@@ -94,3 +97,13 @@ def kinds(folder: Path) -> dict[str, set[str]]:
 
 def files(folder: Path) -> Iterator[str]:
     yield from tree(folder)
+
+
+def _hash(kind: str, data: bytes) -> str:
+    return blake3(data).hexdigest() if kind == "b3" else hashlib.new(kind, data).hexdigest()
+
+
+def sums(folder: Path, kind: str, line: str, names: tuple[str, ...] = META_NAMES) -> str:
+    """A list of checksums of files in a folder, each line as `line` says."""
+    lines = (line.format(h=_hash(kind, (folder / n).read_bytes()), n=n) for n in names)
+    return "".join(lines)

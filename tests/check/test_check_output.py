@@ -121,13 +121,15 @@ ADDED = (
     "chat_template.jinja", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
     "modeling_llama.py", "preprocessor_config.json", "quantize_config.json", "unheard.of",
     "llamatools-delta.json", ".hidden", "custom_generate/generate.py",
-    "additional_chat_templates/rag.jinja",
+    "additional_chat_templates/rag.jinja", "original/params.json", "sub/model.safetensors",
+    "sub/config.json", "sub/deeper/tokenizer.json", "sub/a.pyc", "sub/x.so", "sub/unheard.of",
+    ".ipynb_checkpoints/config.json", "SUB/A.PY",
 )  # fmt: skip
 HARMLESS = (
     "README.md", "readme.md", ".gitattributes", ".gitignore", "LICENSE", "LICENSE.txt", "NOTICE",
     "USE_POLICY.md", "MODEL_CARD.md", "figure.png", "notes.txt", ".DS_Store", "images/plot.svg",
     ".cache/huggingface/upload/model.safetensors.metadata", ".git/config", "SHA256SUMS.asc",
-    "original/params.json",
+    "sub/README.md", "sub/deeper/notes.txt",
 )  # fmt: skip
 
 
@@ -152,6 +154,35 @@ def test_what_is_harmless_is_told(name: str, shelf: Path, tmp_path: Path) -> Non
     assert found.problems == ()
     assert found.others == (name.partition("/")[0] + ("/" if "/" in name else ""),)
     assert found.others[0] in call("check", out).out
+
+
+def test_what_is_wrong_below_is_not_called_harmless(shelf: Path, tmp_path: Path) -> None:
+    out = copied(make("hf", shelf), tmp_path / "out")
+    for name in ("sub/a.py", "sub/README.md", "sub/pictures/a.png", "other/README.md"):
+        _add(out, name)
+    found = llamatools.check(out)
+    assert [p.file for p in found.problems] == ["sub/a.py"]
+    assert found.others == ("other/", "sub/README.md", "sub/pictures/")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *((n, True) for n in ("adapter_config.json", "x.jinja", "tokenizer.model", "merges.txt")),
+        *((n, True) for n in ("model.safetensors.index.json", "sub/config.json", "Y.GGUF")),
+        *((n, False) for n in ("pictures", "notes.txt", "README.md", "v1.0", "sub/x", ".idea")),
+    ],
+)
+def test_a_folder_with_the_name_of_a_file(
+    name: str, wrong: bool, shelf: Path, tmp_path: Path
+) -> None:
+    out = copied(make("hf", shelf), tmp_path / "out")
+    (out / name).mkdir(parents=True)
+    found = [(p.file, p.text) for p in llamatools.check(out).problems]
+    text = "was added and is a folder: llamatools.json does not have it"
+    assert found == ([(name, text)] if wrong else [])
+    top = name.partition("/")[0]
+    assert llamatools.check(out).others == (() if wrong else (f"{top}/",))
 
 
 def _as_link_away(file: Path) -> None:

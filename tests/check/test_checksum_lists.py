@@ -10,29 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from blake3 import blake3
-from check_kit import BASE, blamed, copied, flipped, kinds, make
+from check_kit import META_NAMES as NAMES
+from check_kit import blamed, flipped, kinds, make, sums
 from support.calls import call
 
 import llamatools
-
-NAMES = ("consolidated.00.pth", "consolidated.01.pth", "params.json")
-
-
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
-    """A folder in Meta's layout that nothing is said of."""
-    return copied(BASE, tmp_path / "release")
-
-
-def _hash(kind: str, data: bytes) -> str:
-    return blake3(data).hexdigest() if kind == "b3" else hashlib.new(kind, data).hexdigest()
-
-
-def _of(folder: Path, kind: str, line: str, names: tuple[str, ...] = NAMES) -> str:
-    lines = (line.format(h=_hash(kind, (folder / n).read_bytes()), n=n) for n in names)
-    return "".join(lines)
-
 
 FORMS = {
     "Meta's": ("checklist.chk", "md5", "{h}  {n}\n"),
@@ -61,7 +43,7 @@ FORMS = {
 
 def _write(release: Path, form: str) -> Path:
     name, kind, line = FORMS[form]
-    text = _of(release, kind, line)
+    text = sums(release, kind, line)
     if form == "capitals":
         pairs = (line.split() for line in text.splitlines())
         text = "".join(f"{digest.upper()}  {n}\n" for digest, n in pairs)
@@ -108,11 +90,14 @@ def test_what_the_programs_themselves_write(
 ) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not there")
-    (release / "odd \n\\name\r").write_bytes(b"odd")
+    for odd in ("odd \n\\name\r", " blank", "*star", " *both", "*"):
+        (release / odd).write_bytes(b"odd" + odd.encode())
     (release / "sub").mkdir()
     (release / "sub" / "consolidated.02.pth").write_bytes(b"below")
     names = sorted(str(p.relative_to(release)) for p in release.rglob("*") if p.is_file())
-    done = subprocess.run([tool, *flags, *names], cwd=release, capture_output=True, check=True)
+    done = subprocess.run(
+        [tool, *flags, "--", *names], cwd=release, capture_output=True, check=True
+    )
     (release / "checksums.txt").write_bytes(done.stdout)
     assert llamatools.check(release).problems == ()
     assert llamatools.check(release).files == len(names)
@@ -125,7 +110,7 @@ def test_what_the_programs_themselves_write(
 
 def test_the_lone_digest_of_one_file(release: Path) -> None:
     for name in NAMES:
-        text = _of(release, "sha256", "{h}\n", (name,))
+        text = sums(release, "sha256", "{h}\n", (name,))
         (release / f"{name}.sha256").write_text(text)
     assert llamatools.check(release).problems == ()
     flipped(release / NAMES[1], 7)
@@ -133,7 +118,7 @@ def test_the_lone_digest_of_one_file(release: Path) -> None:
 
 
 def test_a_list_that_lists_itself(release: Path) -> None:
-    text = _of(release, "sha256", "{h}  {n}\n") + f"{hashlib.sha256().hexdigest()}  SHA256SUMS\n"
+    text = sums(release, "sha256", "{h}  {n}\n") + f"{hashlib.sha256().hexdigest()}  SHA256SUMS\n"
     (release / "SHA256SUMS").write_text(text)
     found = llamatools.check(release)
     assert found.holds
@@ -141,13 +126,13 @@ def test_a_list_that_lists_itself(release: Path) -> None:
 
 
 def test_weights_that_no_list_has(release: Path) -> None:
-    text = _of(release, "md5", "{h}  {n}\n", NAMES[:1])
+    text = sums(release, "md5", "{h}  {n}\n", NAMES[:1])
     (release / "checklist.chk").write_text(text)
     (release / "tokenizer.model").write_bytes(b"?")
     found = llamatools.check(release)
     assert [(p.file, p.kind) for p in found.problems] == [(NAMES[1], "unlisted")]
     assert found.others == ("params.json", "tokenizer.model")
-    (release / "more.chk").write_text(_of(release, "sha256", "{h}  {n}\n", NAMES[1:2]))
+    (release / "more.chk").write_text(sums(release, "sha256", "{h}  {n}\n", NAMES[1:2]))
     assert llamatools.check(release).holds
 
 
@@ -158,7 +143,7 @@ def test_lists_in_a_folder_below(release: Path, tmp_path: Path) -> None:
     (repository / "README.md").write_text("?")
     release.rename(repository / "original")
     inner = repository / "original"
-    (inner / "checklist.chk").write_text(_of(inner, "md5", "{h}  {n}\n"))
+    (inner / "checklist.chk").write_text(sums(inner, "md5", "{h}  {n}\n"))
     found = llamatools.check(repository)
     assert (found.problems, found.by) == ((), ("original/checklist.chk",))
     (inner / "consolidated.02.pth").write_bytes(b"more")
@@ -168,8 +153,8 @@ def test_lists_in_a_folder_below(release: Path, tmp_path: Path) -> None:
     assert blamed(repository) == {f"original/{NAMES[0]}"}
 
 
-def test_weights_in_folders_that_no_list_speaks_of(release: Path) -> None:
-    (release / "checklist.chk").write_text(_of(release, "md5", "{h}  {n}\n"))
+def test_weights_in_folders_that_no_list_speakssums(release: Path) -> None:
+    (release / "checklist.chk").write_text(sums(release, "md5", "{h}  {n}\n"))
     (release / "gguf").mkdir()
     (release / "gguf/model.gguf").write_bytes(b"?")
     found = llamatools.check(release)
@@ -177,7 +162,7 @@ def test_weights_in_folders_that_no_list_speaks_of(release: Path) -> None:
 
 
 def test_two_lists_that_contradict_each_other(release: Path) -> None:
-    (release / "checklist.chk").write_text(_of(release, "md5", "{h}  {n}\n"))
+    (release / "checklist.chk").write_text(sums(release, "md5", "{h}  {n}\n"))
     (release / "SHA256SUMS").write_text(f"{'0' * 64}  {NAMES[0]}\n")
     (problem,) = llamatools.check(release).problems
     assert (problem.file, problem.by) == (NAMES[0], "SHA256SUMS")
@@ -185,7 +170,9 @@ def test_two_lists_that_contradict_each_other(release: Path) -> None:
 
 def test_beside_a_document_of_ours(tmp_path: Path) -> None:
     out = make("hf", tmp_path)
-    text = _of(out, "sha256", "{h}  {n}\n", ("model.safetensors", "config.json", "llamatools.json"))
+    text = sums(
+        out, "sha256", "{h}  {n}\n", ("model.safetensors", "config.json", "llamatools.json")
+    )
     (out / "SHA256SUMS").write_text(text)
     found = llamatools.check(out)
     assert found.problems == ()
@@ -195,7 +182,7 @@ def test_beside_a_document_of_ours(tmp_path: Path) -> None:
     assert (problem.file, problem.by) == ("model.safetensors", "SHA256SUMS")
     # What a list has may still not be added to what a document of ours has.
     (out / "extra.py").write_text("")
-    (out / "SHA256SUMS").write_text(text + _of(out, "sha256", "{h}  {n}\n", ("extra.py",)))
+    (out / "SHA256SUMS").write_text(text + sums(out, "sha256", "{h}  {n}\n", ("extra.py",)))
     assert kinds(out) == {"extra.py": {"added"}}
 
 
@@ -223,7 +210,7 @@ WRONG = {
 
 @pytest.mark.parametrize("text", WRONG.values(), ids=WRONG)
 def test_lists_that_make_no_sense(text: str, release: Path) -> None:
-    (release / "checksums.txt").write_text(_of(release, "sha256", "{h}  {n}\n") + text)
+    (release / "checksums.txt").write_text(sums(release, "sha256", "{h}  {n}\n") + text)
     assert kinds(release) == {"checksums.txt": {"list"}}
     (problem,) = llamatools.check(release).problems
     assert "line 4" in problem.text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,49 @@ def test_not_a_byte_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "write", lambda fd, data: 0)
     with pytest.raises(IOFailed, match="not a byte was taken"):
         j.append(LINES[1])
+
+
+def _peak(path: Path) -> tuple[list[object], int]:
+    """What is read, and the bytes of memory that takes at most."""
+    tracemalloc.start()
+    try:
+        found = Journal(path).read()
+        return found, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("rest", ["hole", "newlines", "one line"])
+def test_what_follows_a_journal_takes_no_memory(rest: str, written: Journal) -> None:
+    with written.path.open("ab") as file:
+        if rest == "hole":
+            file.truncate(10 << 30)
+        else:
+            file.write(b"\n" * (40 << 20) if rest == "newlines" else b'["' * (40 << 20))
+    began = time.monotonic()
+    found, peak = _peak(written.path)
+    assert found == LINES
+    assert peak < 60 << 20
+    assert time.monotonic() - began < 5
+
+
+def test_valid_lines_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_MAX_VALUES", 5_000)
+    j = Journal(tmp_path / "journal")
+    j.begin([[]] * 3_000)
+    assert j.read() == [[]] * (5_000 // 4)  # the line, its "[" and ",", and the "[" it holds
+    j.begin([[], [0] * 10_000])
+    assert j.read() == [[]]
+
+
+def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long one is read, in as many blocks as it takes; one that is too long is not."""
+    long = {"text": "x" * (1 << 20)}
+    j = Journal(tmp_path / "journal")
+    j.begin([{}, long, {}])
+    assert j.read() == [{}, long, {}]
+    monkeypatch.setattr(journal, "_MAX_LINE", 1 << 19)
+    assert j.read() == [{}]
 
 
 def test_a_journal_of_any_length_takes_bounded_memory(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 from support.calls import call, leftovers, spawn, tree
 
-from llamatools.engine import lock
+from llamatools import conversion
+from llamatools.engine import lock, work
 from llamatools.engine.newfile import write_document
 from llamatools.engine.place import Place, occupied, place_of, staging
 from llamatools.engine.publish import publish, publish_file
@@ -404,3 +406,69 @@ def test_a_lock_says_whether_it_is_sure(tmp_path: Path) -> None:
     assert held is not None and held.sure
     held.remove()
     assert lock.take(tmp_path / "gone", tmp_path / "out", made=False) is None
+
+
+@pytest.mark.parametrize("removed", ["", "lock"])
+@pytest.mark.parametrize("at", ["execute", "check_unchanged"])
+def test_a_place_that_is_removed_under_a_run(
+    removed: str, at: str, meta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody tidies up, and starts again: the first run keeps its hands off the second's."""
+    out, words = tmp_path / "out", ("--to", "hf", "--max-shard-size", 20_000)
+    module = work if at == "execute" else conversion
+    real, others = getattr(module, at), []
+
+    def meanwhile(*arguments: Any) -> Any:
+        found = real(*arguments)
+        if not others:
+            path = place_of(out) / removed
+            path.unlink() if removed else shutil.rmtree(path)
+            others.append(_holder(out))
+        return found
+
+    monkeypatch.setattr(module, at, meanwhile)
+    done = call("convert", meta, out, *words)
+    assert done.code == 4 and "nothing was published" in done.err
+    assert sorted(p.name for p in place_of(out).iterdir()) == ["lock", "output"]  # the other's
+    assert list((place_of(out) / "output").iterdir()) == [] and not out.exists()
+    with others[0] as process:
+        process.communicate()
+    assert leftovers(out) == []
+
+
+@pytest.mark.parametrize("at", ["publish", "publish_file"])
+def test_nor_is_the_other_run_s_output_published(at: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(IOFailed, match="nothing was published"), staging(out) as folder:
+        write_document(folder / out.name, b"mine")
+        shutil.rmtree(place_of(out))
+        with _holder(out) as other:
+            (folder / out.name).write_bytes(b"the other's")
+            publish(folder, out, force=False) if at == "publish" else publish_file(
+                folder / out.name, out
+            )
+            other.kill()
+    assert not out.exists()
+
+
+def test_a_folder_of_somebody_is_no_place(hf: Path, tmp_path: Path) -> None:
+    """Even where its name is that of one."""
+    mine = place_of(tmp_path / "out")
+    mine.mkdir()
+    (mine / "config.json").write_text("{}")
+    done = call("convert", hf, tmp_path / "out", "--to", "meta")
+    assert done.code == 5 and "is in the way: no run of llamatools left config.json" in done.err
+    assert tree(mine) == {"config.json": b"{}"}
+    done = call("convert", hf, tmp_path / ".x.llamatools", "--to", "meta")
+    assert done.code == 2 and "has not finished" in done.err
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_an_output_that_was_lost_is_a_folder(kind: str, hf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    place_of(out).mkdir()
+    old = place_of(out) / "old"
+    old.symlink_to(hf) if kind == "link" else old.write_text("x")
+    done = call("convert", hf, out, "--to", "meta")
+    assert done.code == 0 and "it is back" not in done.err
+    assert leftovers(out) == ["out"] and not out.is_symlink()

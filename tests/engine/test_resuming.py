@@ -106,6 +106,7 @@ def test_killed_after_each_part(
         said = f"resuming: {parts} of {len(shards)} files are there"
         assert (said in done.err) == (parts > 0)
         assert ("reading the output back" in done.err) == (parts > 0)
+        assert ("\nread back: 100% of" in done.err) == (parts > 0)
 
 
 def test_a_merge_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,8 +296,8 @@ def _gone(path: Path, at: int) -> None:
 
 
 def _linked(path: Path, at: int) -> None:
-    path.rename(path.parent.parent / "elsewhere")
-    path.symlink_to(path.parent.parent / "elsewhere")
+    path.rename(path.parent / "elsewhere")
+    path.symlink_to(path.parent / "elsewhere")
 
 
 @pytest.mark.parametrize("damage", [_flip, _cut_off, _gone, _linked])
@@ -328,11 +329,11 @@ def test_every_byte_counts(
 
 
 def test_files_that_nobody_claims(left: Path, source: Path, wanted: dict[str, bytes]) -> None:
-    for folder in (place_of(left), place_of(left) / "output"):
-        (folder / "stray").write_text("x")
-        (folder / "folder").mkdir()
-        (folder / "folder" / "deep").write_text("x")
-        (folder / "link").symlink_to(source)
+    folder = place_of(left) / "output"
+    (folder / "stray").write_text("x")
+    (folder / "folder").mkdir()
+    (folder / "folder" / "deep").write_text("x")
+    (folder / "link").symlink_to(source)
     before = tree(source)
     assert "resuming: 2 of" in call("convert", source, left, *WORDS).err
     assert tree(left) == wanted and leftovers(left) == ["out"]
@@ -355,8 +356,41 @@ def test_a_journal_cut_in_a_line(left: Path, source: Path, wanted: dict[str, byt
         lambda line: line | {"outcome": {"nonsense": 1}},
         lambda line: line | {"outcome": line["outcome"] | {"tensors": {}}},
         lambda line: line | {"checks": [[[99, 0, 1, 2], "x", []]]},
+        lambda line: line | {"checks": [[[0, 0, 10, "x"], "x", [[0, 5, 1]]]]},
+        lambda line: line | {"checks": [[[0, 0, 10, 1], "x", [["0", 5, 1]]]]},
+        lambda line: line | {"checks": [[[0, 0, 10, 1], "x", [[0, -5, 1]]]]},
+        lambda line: line | {"checks": [[[-1, 0, 10, 1], "x", [[0, 10, 1]]]]},
+        lambda line: line | {"checks": [[[0, 0, 10, 1], "x", [[0, 10, 1 << 32]]]]},
+        lambda line: line | {"checks": {}},
         lambda line: line | {"more": 1},
         lambda line: [],
+        lambda line: None,
+        *(
+            lambda line, field=field, value=value: (
+                line | {"outcome": line["outcome"] | {field: value}}
+            )
+            for field, value in (
+                ("counts", [1]),
+                ("counts", {"x": 1}),
+                ("counts", {"x": {"y": "1"}}),
+                ("counts", {"x": {"y": 10**1000}}),
+                ("before", 7),
+                ("before", {"x": 7}),
+                ("before", {"x": "0"}),
+                ("before", {"x": "g" * 64}),
+                ("records_checked", "1"),
+                ("records_partial", -1),
+                ("records_partial", True),
+                ("files", []),
+            )
+        ),
+        lambda line: (
+            line
+            | {
+                "outcome": line["outcome"]
+                | {"tensors": {name: [1] for name in line["outcome"]["tensors"]}}
+            }
+        ),
     ],
 )
 def test_lines_that_make_no_sense(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from support.tiny import Tiny
 from support.tiny_files import hf_config, read_hf, unequal, write_hf, write_meta
 
 import llamatools
+from llamatools.errors import BadInput
+from llamatools.opening.weightfiles import SCHEMES
 
 MODEL = Tiny(heads=8, kv_heads=4, head_dim=8, ffn=64, vocab=64)
 INDEX = "model.safetensors.index.json"
@@ -406,3 +409,14 @@ def test_more_files_than_the_vocabulary_has_rows(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert call("convert", source, out, "--to", "meta", "--shards", 4).code in (2, 0)
     assert not out.exists() or call("inspect", out).code == 0
+
+
+def test_many_numbered_files_take_no_square() -> None:
+    names = [f"model-{i:05}-of-99999.safetensors" for i in range(1, 20_001)]
+    start = time.process_time()
+    with pytest.raises(BadInput, match=r"20001, 20002, .* are missing"):
+        SCHEMES[0].check_complete(names, "here")
+    ranks = [f"consolidated.{i:02}.pth" for i in range(100)]
+    with pytest.raises(BadInput, match=r"more than one file of a number: .*consolidated\.007\.pth"):
+        SCHEMES[2].check_complete([*ranks, "consolidated.007.pth"], "here")
+    assert time.process_time() - start < 5

@@ -308,6 +308,31 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize(
+    "shape",
+    ["(True,)", "(True, 8)", "(2, True)", "(2L,)", "(2, 8L)", "(1" + "0" * 3000 + ",)", "(-1,)",
+     "(0, 9223372036854775808)", "(2 if 1else 3,)", "('\\d',)"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["tokens", "logits"])
+def test_shapes_that_are_no_numbers(
+    name: str, shape: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Nor is a word of numpy's own said of them."""
+    npy = {
+        "tokens": "{'descr': '<i8', 'fortran_order': False, 'shape': (2,)}\n",
+        "logits": "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 8)}\n",
+    }
+    npy[name] = npy[name].replace("(2, 8)", shape).replace("(2,)", shape)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        for which, header in npy.items():
+            archive.writestr(f"{which}.npy", _header(header) + b"\0" * 64)
+    for words in (("inspect",), ("import", "-o", tmp_path / "o", "--generator", "x")):
+        done = call("golden", words[0], tmp_path / "x.npz", *words[1:])
+        assert done.code == 3, done.err
+        assert [str(w.message) for w in recwarn] == []
+        assert f"{name}.npy: not an array of numpy's" in " ".join(done.err.split())
+
+
 @pytest.mark.parametrize("write", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_archives_are_refused(write: Callable[[Path], None], tmp_path: Path) -> None:
     write(tmp_path / "x.npz")

@@ -57,7 +57,10 @@ def refuse_taken(out: Path, *, force: bool) -> None:
     """The same; and where the run that published it was stopped before it had tidied up, that is
     done now."""
     home = place_of(out)
-    if rename.there(out) and not force and not {OUTPUT, OLD} & set(listed(home)) and home.exists():
+    left = set(listed(home))
+    if OUTPUT in left and not listed(home / OUTPUT):  # whose one file has become the output
+        left.remove(OUTPUT)
+    if rename.there(out) and not force and not {OUTPUT, OLD} & left and home.exists():
         with suppress(LlamatoolsError), occupied(out, force=True) as place:
             place.clear()
     check_free(out, force=force)
